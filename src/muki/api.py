@@ -1,0 +1,92 @@
+"""The one call: names or loaded objects in, a finished run out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muki.config import IN_MEMORY, make_config
+from muki.errors import ConfigError
+from muki.pipeline import Result, Sources, run_all
+
+if TYPE_CHECKING:
+    from muki.methods import Method
+    from muki.teachers.survey import TeacherFactory
+
+
+def integrate(
+    teachers: Sequence[Any],
+    student: str,
+    texts: str | Path | Sequence[Any],
+    *,
+    output: str | Path,
+    test: str | Path | Sequence[Any] | None = None,
+    method: str | Method | Mapping[str, Any] = "muki",
+    max_length: int = 128,
+    **training: Any,
+) -> Result:
+    """Integrate teachers into one student over the union of their labels, with unlabelled texts.
+
+    Args:
+        teachers: two or more; each a folder or Hub id, a mapping as in the run file (`{"model": …, "labels": …}`),
+            a loaded `(model, tokenizer)` pair, a text-classification pipeline, or a `muki.Teacher`.
+        student: folder or Hub id of an encoder or classifier to start from.
+        texts: the unlabelled pool: a file, folder or Hub data set, or a sequence of strings or `{"text": …}` mappings
+            (a `datasets.Dataset` too).
+        output: the run folder; a second call with the same arguments continues or reuses what is there.
+        test: labelled texts, for evaluation only: a file, or a sequence of `{"text": …, "label": …}` mappings.
+        method: a preset's name, a `muki.Method`, or its fields.
+        max_length: tokens per text, for teachers (unless a mapping says otherwise) and student.
+        **training: `epochs`, `learning_rate`, `batch_size`, `seed`, and every field of `TrainingArguments`.
+
+    Returns:
+        where the student lies and how it was evaluated.
+
+    Raises:
+        MukiError: something in the input cannot be used; see the subclasses in `muki.errors`.
+    """
+    entries: list[dict[str, Any]] = []
+    loaded: dict[str, TeacherFactory] = {}
+    for number, teacher in enumerate(teachers, 1):
+        if isinstance(teacher, (str, Path)):
+            entries.append({"model": str(teacher), "max_length": max_length})
+        elif isinstance(teacher, Mapping):
+            entries.append({"max_length": max_length, **teacher})
+        else:
+            name, factory = _loaded(teacher, f"teacher-{number}", max_length)
+            loaded[name] = factory
+            entries.append({"model": f"{IN_MEMORY}", "name": name})
+    sources = Sources(
+        teachers=loaded,
+        pool=None if isinstance(texts, (str, Path)) else texts,
+        test=None if test is None or isinstance(test, (str, Path)) else test,
+    )
+    content = {
+        "teachers": entries,
+        "student": {"model": str(student), "max_length": max_length},
+        "texts": {"path": IN_MEMORY if sources.pool is not None else str(texts)},
+        "method": method if isinstance(method, (str, Mapping)) else method.model_dump(),
+        "training": training,
+        "output": str(output),
+    }
+    if test is not None:
+        content["test"] = {"path": IN_MEMORY if sources.test is not None else str(test)}
+    return run_all(make_config(content, "muki.integrate").absolute(), sources)
+
+
+def _loaded(teacher: Any, name: str, max_length: int) -> tuple[str, TeacherFactory]:
+    """A loaded teacher's name, and a function that hands it out."""
+    from muki.teachers.loading import Teacher, wrap_teacher
+
+    if isinstance(teacher, Teacher):
+        return teacher.name, lambda: teacher
+    if hasattr(teacher, "model") and hasattr(teacher, "tokenizer"):  # a transformers pipeline
+        teacher = (teacher.model, teacher.tokenizer)
+    if not (isinstance(teacher, tuple) and len(teacher) == 2):
+        raise ConfigError(
+            f"muki.integrate: {name} is {type(teacher).__name__}; expected a folder or Hub id, a mapping, a "
+            "(model, tokenizer) pair, a pipeline or a muki.Teacher"
+        )
+    return name, partial(wrap_teacher, *teacher, name=name, max_length=max_length)

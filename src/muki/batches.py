@@ -1,0 +1,52 @@
+"""Raw text to padded batches of similar length, for whoever runs a model over texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muki.texts import Text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+BATCH_TOKENS = 2048
+BATCH_ROWS = 256
+
+Encoding = dict[str, list[int]]
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int, prefix: str = ""
+) -> list[Encoding]:
+    """Token ids of each text (or text pair), cut to `max_length` tokens, without padding."""
+    if not texts:
+        return []
+    pairs = [text.text_pair or "" for text in texts] if any(text.text_pair is not None for text in texts) else None
+    encoded = tokenizer([prefix + text.text for text in texts], pairs, truncation=True, max_length=max_length)
+    return [{key: encoded[key][i] for key in encoded} for i in range(len(texts))]
+
+
+def length_batches(
+    tokenizer: PreTrainedTokenizerBase, encodings: Sequence[Encoding], batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[NDArray[np.int64], dict[str, torch.Tensor]]]:
+    """Batches of similar length within a budget of tokens, longest first.
+
+    Yields:
+        positions in `encodings`, shape (b,), and the model's inputs, padded on the right side for this tokenizer.
+    """
+    from transformers import DataCollatorWithPadding
+
+    pad = DataCollatorWithPadding(tokenizer)
+    lengths = np.array([len(encoding["input_ids"]) for encoding in encodings], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, min(BATCH_ROWS, batch_tokens // max(1, int(lengths[order[start]]))))
+        index = order[start : start + size]
+        start += size
+        yield index, dict(pad([encodings[i] for i in index]))

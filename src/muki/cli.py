@@ -1,0 +1,303 @@
+"""The command line: thin commands over the package, clear errors, no logic."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from muki.errors import ConfigError, MukiError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One classifier from many, without labels: integrate fine-tuned text classifiers into one student over all "
+    "their labels, with unlabelled texts.",
+)
+
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a setting, e.g. training.epochs=2")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or its YAML file")]
+RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a checkpoint")]
+
+
+def main() -> None:
+    """Entry point of the `muki` command."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="only warnings and results")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show tracebacks and debug messages")] = False,
+    version: Annotated[bool, typer.Option("--version", help="show the version and exit")] = False,
+) -> None:
+    if version:
+        from muki import __version__
+
+        typer.echo(f"muki {__version__}")
+        raise typer.Exit
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("muki")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    context.obj = {"verbose": verbose}
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what goes wrong into one clear message and an exit code; say how to go on."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        _quiet_libraries()
+        try:
+            command(*args, **kwargs)
+        except MukiError as error:
+            _fail(str(error), 2)
+        except KeyboardInterrupt:
+            _fail("stopped", 130)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _fail(f"disk full: {error.filename or 'the output'} cannot be written; free some space", 2)
+
+    return guarded
+
+
+class _Run:
+    """The run that the command works on, once it is known; for the line that says how to go on."""
+
+    config: Path | None = None
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"muki: {message}", err=True)
+    if _Run.config is not None and _Run.config.exists():
+        typer.echo(f"What is done stays. To continue: muki run {_Run.config}", err=True)
+    raise typer.Exit(code)
+
+
+def _quiet_libraries() -> None:
+    """Transformers prints loading bars and reports that say nothing here; only the command line silences them."""
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def _config_of(run: Path, overrides: list[str] | None = None) -> Any:
+    """The config of a run folder or YAML file."""
+    from muki.config import load_config
+
+    config = load_config(run / "config.yaml" if run.is_dir() else run, overrides or []).absolute()
+    _Run.config = Path(config.output) / "config.yaml"
+    return config
+
+
+def _show(folder: Path, metrics: dict[str, Any]) -> None:
+    from muki.evaluation.table import summary
+
+    student = folder / "student"
+    typer.echo("\n" + summary(metrics))
+    typer.echo(f"\nstudent: {student}\nmetrics: {folder / 'report' / 'metrics.json'}")
+    typer.echo(f'use it:  pipeline("text-classification", model="{student}")')
+
+
+@app.command()
+@_guarded
+def integrate(
+    teacher: Annotated[list[str], typer.Option("--teacher", "-t", help="folder or Hub id; give two or more")],
+    student: Annotated[str, typer.Option(help="folder or Hub id the student starts from")],
+    texts: Annotated[
+        str, typer.Option(help="unlabelled texts: jsonl, csv, tsv, txt, parquet, folder, or Hub data set")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="run folder; a second call continues there")],
+    test: Annotated[str | None, typer.Option(help="labelled texts, for evaluation only")] = None,
+    method: Annotated[str, typer.Option(help="a preset: muki, muki-hard, vanilla-kd, …")] = "muki",
+    text_column: Annotated[str, typer.Option(help="column of the text")] = "text",
+    label_column: Annotated[str, typer.Option(help="column of the gold label in the test file")] = "label",
+    max_length: Annotated[int, typer.Option(help="tokens per text, for teachers and student")] = 128,
+    set_: Set = [],  # noqa: B006
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Teachers and unlabelled texts in, one student out.
+
+    Example: muki integrate -t teachers/a -t teachers/b --student BASE --texts pool.jsonl --test test.jsonl -o run
+    """
+    from muki.config import apply_overrides, make_config
+
+    content: dict[str, Any] = {
+        "teachers": [{"model": model, "max_length": max_length} for model in teacher],
+        "student": {"model": student, "max_length": max_length},
+        "texts": {"path": texts, "text": text_column},
+        "method": method,
+        "training": {},
+        "output": output,
+        "trust_remote_code": trust_remote_code,
+    }
+    if test:
+        content["test"] = {"path": test, "label": label_column}
+    _run(make_config(apply_overrides(content, set_), "muki integrate").absolute())
+
+
+@app.command()
+@_guarded
+def run(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN", help="YAML file, or a run folder to continue")],
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """The whole way from one YAML file; finished stages are reused.
+
+    Example: muki run run.yaml --set training.epochs=2
+    """
+    _run(_config_of(run_file, set_))
+
+
+def _run(config: Any) -> None:
+    from muki.pipeline import run_all
+
+    _Run.config = Path(config.output) / "config.yaml"
+    result = run_all(config)
+    _show(result.folder, result.metrics)
+
+
+@app.command()
+@_guarded
+def score(run: Run) -> None:
+    """One stage alone: every teacher reads every text. Only shards without a usable file are scored.
+
+    Example: muki score run.yaml
+    """
+    from muki import pipeline
+
+    pipeline.score(_config_of(run))
+
+
+@app.command()
+@_guarded
+def supervise(run: Run) -> None:
+    """One stage alone: targets and weights from the scores.
+
+    Example: muki supervise run
+    """
+    from muki import pipeline
+
+    pipeline.supervise(_config_of(run))
+
+
+@app.command()
+@_guarded
+def train(run: Run) -> None:
+    """One stage alone: the student learns the supervision; continues from a checkpoint.
+
+    Example: accelerate launch -m muki train run
+    """
+    from muki import pipeline
+
+    pipeline.train(_config_of(run))
+
+
+@app.command()
+@_guarded
+def evaluate(run: Run) -> None:
+    """One stage alone: metrics and model card of a trained student.
+
+    Example: muki evaluate run
+    """
+    from muki import pipeline
+
+    config = _config_of(run)
+    _show(Path(config.output), pipeline.evaluate(config))
+
+
+@app.command()
+@_guarded
+def predict(
+    model: Annotated[str, typer.Argument(help="save_pretrained folder or Hub id")],
+    texts: Annotated[str, typer.Option(help="texts in any form that integrate takes")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON Lines: id, label, score, probabilities")],
+    text_column: Annotated[str, typer.Option(help="column of the text")] = "text",
+    prefix: Annotated[str, typer.Option(help='put before each text, e.g. "query: "')] = "",
+    max_length: Annotated[int | None, typer.Option(help="tokens per text; the model's own by default")] = None,
+) -> None:
+    """Classify a stream of texts; ids and order are kept.
+
+    Example: muki predict run/student --texts in.jsonl --output out.jsonl
+    """
+    from muki.predict import Classifier, predict_file
+    from muki.progress import progress
+    from muki.texts import Columns, read
+
+    source = read(texts, Columns(text=text_column))
+    classifier = Classifier.load(model, prefix=prefix, max_length=max_length)
+    with progress("predicting", None, "texts") as advance:
+        count = predict_file(classifier, source, output, advance)
+    typer.echo(f"{count} predictions in {output}")
+
+
+@app.command()
+@_guarded
+def finetune(
+    base: Annotated[str, typer.Option(help="folder or Hub id of an encoder")],
+    texts: Annotated[str, typer.Option(help="labelled texts in any form that integrate takes")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the teacher")],
+    labels: Annotated[str | None, typer.Option(help="a,b,c or @file with one a line; all by default")] = None,
+    text_column: Annotated[str, typer.Option(help="column of the text")] = "text",
+    label_column: Annotated[str, typer.Option(help="column of the label")] = "label",
+    max_length: Annotated[int, typer.Option(help="tokens per text")] = 128,
+    prefix: Annotated[str, typer.Option(help='put before each text, e.g. "query: "')] = "",
+    set_: Set = [],  # noqa: B006
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """A teacher from labelled texts, only those labels.
+
+    Example: muki finetune --base BASE --texts train.jsonl --labels sports,politics -o teachers/a --set epochs=3
+    """
+    from muki.config import TrainingConfig, apply_overrides, validated
+    from muki.finetune import finetune as finetune_texts
+    from muki.texts import Columns
+
+    overrides = [item.removeprefix("training.") for item in set_]
+    training = validated(TrainingConfig, apply_overrides({}, overrides), "muki finetune")
+    finetune_texts(
+        base, texts, output, labels=_label_list(labels), columns=Columns(text=text_column, label=label_column),
+        training=training, max_length=max_length, prefix=prefix, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    typer.echo(f"teacher: {output}")
+
+
+@app.command()
+@_guarded
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for teachers and run")] = Path("muki-demo"),
+) -> None:
+    """A help desk with two teams: fine-tune a teacher for each, integrate them, compare. A few minutes on a CPU.
+
+    Example: muki demo
+    """
+    from muki.demo import run_demo
+
+    _Run.config = output / "run" / "config.yaml"
+    result = run_demo(output)
+    _show(result.folder, result.metrics)
+
+
+def _label_list(labels: str | None) -> list[str] | None:
+    if labels is None:
+        return None
+    if labels.startswith("@"):
+        path = Path(labels[1:])
+        if not path.is_file():
+            raise ConfigError(f"--labels {labels}: no such file; give a,b,c or @file with one label a line")
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [label.strip() for label in labels.split(",") if label.strip()]

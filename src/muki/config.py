@@ -1,0 +1,299 @@
+"""The run file as typed models: unknown keys are refused with the nearest known one, all errors are shown at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from muki.errors import ConfigError
+from muki.files import write_text
+from muki.methods import PRESETS, Method
+
+IN_MEMORY = "(in memory)"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class TeacherConfig(_Section):
+    """One teacher."""
+
+    model: str = Field(description="folder, Hub id, or PEFT adapter folder")
+    name: str | None = Field(None, description="name in the run; the folder's name by default")
+    labels: dict[str, str] = Field(default_factory=dict, description="own label name to wanted name")
+    prefix: str = Field("", description='put before each text, e.g. "query: "')
+    max_length: int = Field(128, ge=2, description="tokens per text")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the parameters while scoring")
+    revision: str | None = Field(None, description="of a Hub repository")
+    dropout_override: float | None = Field(None, gt=0, lt=1, description="set all dropout rates to this")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: object) -> object:
+        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+class StudentConfig(_Section):
+    """What the student starts from."""
+
+    model: str = Field(description="folder or Hub id of an encoder or a classifier")
+    max_length: int = Field(128, ge=2, description="tokens per text")
+    prefix: str = Field("", description="put before each text, in training and prediction")
+
+
+class TextsConfig(_Section):
+    """The unlabelled pool."""
+
+    path: str = Field(description="jsonl, csv, tsv, txt, parquet (also .gz), a folder of these, or a Hub data set")
+    text: str = Field("text", description="column of the text")
+    text_pair: str | None = Field(None, description="column of the second text of a pair")
+    id: str | None = Field(None, description="column of an id; 'id' is used where it is there")
+    split: str = Field("train", description="of a Hub data set")
+    limit: int | None = Field(None, ge=1, description="only the first texts")
+    shard_rows: int = Field(1024, ge=1, description="texts per shard; an interruption costs one shard at most")
+
+
+class TestConfig(_Section):
+    """Labelled texts, used for nothing but evaluation."""
+
+    __test__ = False  # not a test case, whatever its name says to pytest
+
+    path: str = Field(description="same forms as the pool")
+    text: str | None = Field(None, description="column of the text; the pool's by default")
+    text_pair: str | None = Field(None, description="column of the second text; the pool's by default")
+    label: str = Field("label", description="column of the gold label, by name")
+    split: str = Field("test", description="of a Hub data set")
+    limit: int | None = Field(None, ge=1, description="only the first texts")
+
+
+class ScoringConfig(_Section):
+    """How teachers are run; decides speed and memory, and the seed of the dropout masks."""
+
+    seed: int = Field(0, ge=0, description="of the dropout masks")
+    batch_tokens: int = Field(2048, ge=1, description="tokens per batch, padding included")
+
+
+class TrainingConfig(BaseModel):
+    """How the student is trained. Every other field of transformers' `TrainingArguments` passes through by name."""
+
+    model_config = ConfigDict(extra="allow", validate_default=True)
+
+    epochs: float = Field(3, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
+    batch_size: int = Field(32, ge=1)
+    seed: int = Field(1, ge=0)
+    holdout: float = Field(0.1, ge=0, lt=1, description="share of the pool kept unlabelled to choose the checkpoint by")
+    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better loss")
+
+    @property
+    def passed_through(self) -> dict[str, Any]:
+        """The fields meant for `TrainingArguments`."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _known_to_transformers(self) -> TrainingConfig:
+        extra = self.passed_through
+        if not extra:
+            return self
+        from transformers import TrainingArguments
+
+        ours = {
+            "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size", "output_dir": "the run's output",
+            "metric_for_best_model": "nothing (the integration loss on held-out texts)",
+            "label_names": "nothing", "remove_unused_columns": "nothing",
+        }  # fmt: skip
+        known = set(TrainingArguments.__dataclass_fields__) | set(type(self).model_fields)
+        problems = [
+            f"unknown key '{key}'{nearest(key, known)}" if key not in known else f"'{key}': set {ours[key]} instead"
+            for key in extra
+            if key not in known or key in ours
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class RunConfig(_Section):
+    """A whole run."""
+
+    teachers: list[TeacherConfig]
+    student: StudentConfig
+    texts: TextsConfig
+    test: TestConfig | None = None
+    method: Method = Field(default_factory=Method)
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    output: str
+    trust_remote_code: bool = False
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _preset(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value not in PRESETS:
+                raise ValueError(f"unknown method '{value}'{nearest(value, PRESETS)}; known: {', '.join(PRESETS)}")
+            return PRESETS[value]
+        return value
+
+    @field_validator("teachers")
+    @classmethod
+    def _two_or_more(cls, teachers: list[TeacherConfig]) -> list[TeacherConfig]:
+        if len(teachers) < 2:
+            raise ValueError(f"two or more teachers are needed, found {len(teachers)}")
+        return teachers
+
+    @model_validator(mode="after")
+    def _name_teachers(self) -> RunConfig:
+        """Give every teacher a name of its own, from its folder's."""
+        given = [teacher.name for teacher in self.teachers if teacher.name]
+        twice = sorted({name for name in given if given.count(name) > 1})
+        if twice:
+            raise ValueError(f"teachers: name '{twice[0]}' is given twice; names must differ")
+        taken = set(given)
+        for teacher in self.teachers:
+            if teacher.name is None:
+                base = Path(teacher.model).name or "teacher"
+                choices = [
+                    base,
+                    f"{Path(teacher.model).parent.name}-{base}".strip("-"),
+                    *(f"{base}-{i}" for i in range(2, 99)),
+                ]
+                teacher.name = next(name for name in choices if name not in taken)
+                taken.add(teacher.name)
+            if teacher.name != Path(teacher.name).name or teacher.name.startswith("."):
+                raise ValueError(
+                    f"teachers: name '{teacher.name}' cannot name a folder; leave out '/' and a leading '.'"
+                )
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The teachers' names, in order."""
+        return [teacher.name or "" for teacher in self.teachers]
+
+    def absolute(self) -> RunConfig:
+        """The same run with local paths made absolute, so that it can be continued from any folder."""
+        copy = self.model_copy(deep=True)
+        for section, key in [
+            *((teacher, "model") for teacher in copy.teachers), (copy.student, "model"), (copy.texts, "path"),
+            *([(copy.test, "path")] if copy.test else []),
+        ]:  # fmt: skip
+            path = Path(getattr(section, key)).expanduser()
+            if path.exists():
+                setattr(section, key, str(path.resolve()))
+        copy.output = str(Path(copy.output).expanduser().resolve())
+        return copy
+
+    def save(self, path: Path) -> None:
+        """Write the resolved run file."""
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a run file, apply `key.sub=value` overrides, and check it.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or keys or values are wrong; all problems in one message.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ConfigError(f"{source}: no such run file")
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: not readable YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{source}: found {type(content).__name__}, expected keys such as teachers, student, texts, output"
+        )
+    return make_config(apply_overrides(content, overrides), str(source))
+
+
+def make_config(content: Mapping[str, Any], source: str) -> RunConfig:
+    """Check the content of a run file; `source` names it in messages."""
+    return validated(RunConfig, content, source)
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def validated(model: type[_M], content: Mapping[str, Any], source: str) -> _M:
+    """Check settings against a typed model; all problems in one `ConfigError`."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = [_explain(problem, model) for problem in error.errors()]
+        count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+        raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in problems)) from None
+
+
+def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Apply `training.epochs=2`-style overrides; values are read as YAML, list items by number (`teachers.0.prefix=…`).
+
+    Raises:
+        ConfigError: an override without `=`, or a path through something that is not a mapping or list.
+    """
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(content)))
+    for override in overrides:
+        path, separator, raw = override.partition("=")
+        if not separator or not path:
+            raise ConfigError(f"--set {override}: expected key=value, e.g. training.epochs=2")
+        *parents, last = path.split(".")
+        place: Any = result
+        if parents == ["method"] and isinstance(result.get("method", "muki"), str):
+            result["method"] = _spell_out(result.get("method", "muki"), last)
+        try:
+            for key in parents:
+                place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+            place[int(last) if isinstance(place, list) else last] = yaml.safe_load(raw)
+        except (ValueError, IndexError, AttributeError, TypeError, yaml.YAMLError):
+            raise ConfigError(f"--set {override}: there is no '{path}' to set") from None
+    return result
+
+
+def _spell_out(preset: str, key: str) -> dict[str, Any]:
+    """A preset as its parts, so that one can be changed; passes follow a changed score."""
+    if preset not in PRESETS:
+        raise ConfigError(f"method: unknown method '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
+    parts = PRESETS[preset].model_dump()
+    if key == "score":
+        del parts["passes"]
+    return parts
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """`; did you mean '…'?`, or nothing where nothing is near."""
+    match = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def _explain(problem: Any, model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *parents, key = problem["loc"]
+        known = sorted(_model_at(model, parents).model_fields)
+        return f"{where}: unknown key{nearest(str(key), known) or '; known: ' + ', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{where}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    found = problem.get("input")
+    shown = f" (found {found!r})" if isinstance(found, (str, int, float)) and problem["type"] != "value_error" else ""
+    return f"{where}: {message}{shown}" if where else f"{message}{shown}"
+
+
+def _model_at(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
+    """The typed model of a nested section."""
+    for key in path:
+        if isinstance(key, int):
+            continue
+        annotation: Any = model.model_fields[key].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return model

@@ -1,0 +1,1 @@
+"""Engines: who runs the pending (teacher, shard) pairs."""

@@ -1,0 +1,35 @@
+"""The errors a user can meet. Each message names the input, what was found, what was expected, and what to do."""
+
+from __future__ import annotations
+
+
+class MukiError(Exception):
+    """Something in the input cannot be used. The command line prints it as one clear line and exits with code 2."""
+
+
+class ConfigError(MukiError):
+    """The settings are wrong: unknown keys, wrong types, impossible combinations."""
+
+
+class TextsError(MukiError):
+    """A text source cannot be read, or holds nothing that can be used."""
+
+
+class LabelError(MukiError):
+    """Label names are missing, ambiguous, or do not fit together."""
+
+
+class TeacherError(MukiError):
+    """A teacher cannot be loaded, is not a single-label classifier, or gives unusable outputs."""
+
+
+class DropoutError(TeacherError):
+    """Monte-Carlo dropout was asked for, but the teacher's passes do not differ."""
+
+
+class StudentError(MukiError):
+    """The student's starting point cannot be loaded or trained."""
+
+
+class RunFolderError(MukiError):
+    """The run folder holds another run, or lacks what this stage needs."""

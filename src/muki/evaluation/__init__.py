@@ -1,0 +1,1 @@
+"""Evaluation: metrics with labels and without, the report, the model card."""

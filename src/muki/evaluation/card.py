@@ -1,0 +1,82 @@
+"""The student's model card."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+import muki
+from muki.config import RunConfig
+from muki.files import replacing
+from muki.labels import LabelSpace
+from muki.methods import preset_name
+from muki.run_folder import RunFolder
+from muki.teachers.survey import TeacherRecord
+
+_TEMPLATE = Path(__file__).parent / "templates" / "card.md"
+
+
+def write_card(
+    run: RunFolder, config: RunConfig, space: LabelSpace, records: list[TeacherRecord], metrics: dict[str, Any]
+) -> None:
+    """Write `README.md` into the student's folder."""
+    name = run.root.name
+    agreement = metrics["pool"]["held_out"].get("student_target_agreement", math.nan)
+    card = ModelCard.from_template(
+        card_data=_card_data(name, config, metrics),
+        template_path=str(_TEMPLATE),
+        title=name,
+        labels=[
+            {"name": _cell(label), "teachers": space.knowers(label), "share": metrics["pool"]["label_share"][label]}
+            for label in space.labels
+        ],
+        teachers=records,
+        n_texts=f"{metrics['pool']['texts']:,}",
+        max_length=config.student.max_length,
+        prefix=config.student.prefix,
+        method=f"`{preset_name(config.method)}`: {config.method.spelled_out()}",
+        version=muki.__version__,
+        test={"n": metrics["test"]["texts"], **metrics} if "test" in metrics else None,
+        agreement="an unknown share" if math.isnan(agreement) else f"{100 * agreement:.1f} %",
+    )
+    with replacing(run.student / "README.md") as temporary:
+        temporary.write_text(str(card), encoding="utf-8")
+
+
+def _card_data(name: str, config: RunConfig, metrics: dict[str, Any]) -> ModelCardData:
+    """Metadata: Hub ids of teachers and student base as `base_model`, results as a model index."""
+    bases = [_public_name(source) for source in [*(t.model for t in config.teachers), config.student.model]]
+    results = None
+    if "test" in metrics:
+        test = Path(metrics["test"]["source"]).name
+        results = [
+            EvalResult(
+                task_type="text-classification",
+                dataset_type="custom",
+                dataset_name=test,
+                metric_type=metric,
+                metric_value=round(metrics["student"][key], 4),
+            )
+            for metric, key in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+        ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["text-classification", "knowledge-integration", "distillation", "muki"],
+        base_model=sorted(set(bases)),
+        model_name=name,
+        eval_results=results,
+    )
+
+
+def _public_name(model: str) -> str:
+    """A Hub id as it is; of a local folder its name only: a card is for others."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def _cell(text: str) -> str:
+    """Text safe in a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())

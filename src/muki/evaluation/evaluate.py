@@ -1,0 +1,198 @@
+"""Evaluation of a finished run: what can be said without labels, and with a test file what gold labels say.
+
+Keys of `metrics.json` are stable; docs/metrics.md explains each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muki.config import RunConfig
+from muki.errors import RunFolderError, TextsError
+from muki.evaluation.metrics import (
+    accuracy,
+    classification_metrics,
+    expected_calibration_error,
+    quantiles,
+    routing_accuracy,
+)
+from muki.formulas import Array, softmax
+from muki.integration.stage import Supervision, load_supervision, route, union_predictions
+from muki.integration.supervision import integrate_distributions
+from muki.labels import LabelSpace
+from muki.methods import PRESETS, Method, preset_name
+from muki.predict import Classifier
+from muki.progress import progress
+from muki.routing.scores import SCORES, routing_scores
+from muki.run_folder import RunFolder
+from muki.student.data import split_holdout
+from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.store import read_outputs
+from muki.texts import Text, TextShards
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, Any]:
+    """All metrics of a run.
+
+    Raises:
+        RunFolderError: the student or the scores are not there yet.
+        TextsError: no test text has a label of the union.
+    """
+    if not (run.student / "config.json").exists():
+        raise RunFolderError(f"{run.student}: no student yet; run `muki train {run.root}` first")
+    classifier = Classifier.load(run.student, prefix=config.student.prefix)
+    pool = TextShards.load(run.texts("pool"))
+    if pool is None:
+        raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
+    supervision, _ = load_supervision(run.supervision)
+    metrics: dict[str, Any] = {
+        "format": FORMAT,
+        "labels": list(space.labels),
+        "method": {"name": preset_name(config.method), **config.method.model_dump()},
+        "pool": pool_metrics(run, config, space, pool, supervision, classifier),
+    }
+    test = TextShards.load(run.texts("test")) if config.test else None
+    if test is not None:
+        metrics |= labelled_metrics(run, config, space, test, classifier)
+    return metrics
+
+
+def pool_metrics(
+    run: RunFolder,
+    config: RunConfig,
+    space: LabelSpace,
+    pool: TextShards,
+    supervision: Supervision,
+    classifier: Classifier,
+) -> dict[str, Any]:
+    """What can be said without labels: agreement, shares, margins, passes."""
+    names = list(space.columns)
+    outputs = _load_outputs(run, "pool", names, pool)
+    predictions = union_predictions(outputs, space)
+    best = supervision.scores.argmax(axis=-1)
+    _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
+    held_out: dict[str, Any] = {"n": len(holdout)}
+    if len(holdout):
+        texts = _pick(pool, {int(row) for row in supervision.rows[holdout]})
+        student = _predict(classifier, texts, "student on held-out texts").argmax(axis=-1)
+        held_out["student_target_agreement"] = accuracy(student, supervision.target[holdout].argmax(axis=-1))
+    top_two = np.sort(supervision.scores, axis=-1)[:, -2:]
+    return {
+        "texts": pool.rows,
+        "skipped": pool.skipped,
+        "teacher_share": {name: float((best == i).mean()) for i, name in enumerate(names)},
+        "label_share": {
+            label: float(share)
+            for label, share in zip(space.labels, supervision.target.mean(axis=0, dtype=np.float64), strict=True)
+        },
+        "teachers_agree": float((predictions == predictions[:, :1]).all(axis=-1).mean()),
+        "score": {name: quantiles(supervision.scores[:, i]) for i, name in enumerate(names)},
+        "margin": quantiles(top_two[:, 1] - top_two[:, 0]),
+        "passes": {name: float(one.passes.mean()) for name, one in zip(names, outputs, strict=True)},
+        "held_out": held_out,
+    }
+
+
+def labelled_metrics(
+    run: RunFolder, config: RunConfig, space: LabelSpace, test: TextShards, classifier: Classifier
+) -> dict[str, Any]:
+    """What gold labels say: the student, each teacher on its own part, the ensembles, the routing."""
+    names = list(space.columns)
+    columns = list(space.columns.values())
+    texts = list(test)
+    known = np.array([text.label in space.label2id for text in texts])
+    outside = Counter(str(text.label) for text in texts if text.label not in space.label2id)
+    if not known.any():
+        raise TextsError(
+            f"test '{test.source}': no text has a label of the union; found {', '.join(sorted(outside)[:8])}, "
+            f"known are {', '.join(space.labels)}"
+        )
+    if outside:
+        logger.warning(
+            "test: %d texts left out, their labels are outside the union: %s", sum(outside.values()), dict(outside)
+        )
+    texts = [text for text, keep in zip(texts, known, strict=True) if keep]
+    gold = np.array([space.label2id[text.label or ""] for text in texts])
+    outputs = [one.take(np.flatnonzero(known)) for one in _load_outputs(run, "test", names, test)]
+
+    student = _predict(classifier, texts, "student on the test texts")
+    scores = routing_scores(outputs, config.method.score)
+    teachers = {name: _teacher_alone(outputs[i], columns[i], gold) for i, name in enumerate(names)}
+    return {
+        "test": {"texts": len(texts), "left_out": dict(outside), "source": test.source},
+        "student": {
+            **classification_metrics(student, gold, space.labels),
+            "per_teacher_part": {
+                name: {"accuracy": accuracy(student[own].argmax(-1), gold[own]), "n": int(own.sum())}
+                for name, own in ((name, np.isin(gold, columns[i])) for i, name in enumerate(names))
+                if own.any()
+            },
+        },
+        "teachers": teachers,
+        "ensemble": classification_metrics(ensemble(outputs, space, PRESETS["vanilla-kd"]), gold, space.labels),
+        "routed_ensemble": classification_metrics(ensemble(outputs, space, config.method), gold, space.labels),
+        "routing": {
+            "accuracy": routing_accuracy(scores, gold, columns),
+            "by_score": {
+                name: routing_accuracy(routing_scores(outputs, name), gold, columns)
+                for name, score in SCORES.items()
+                if not score.needs_passes or (outputs[0].passes > 0).all()
+            },
+        },
+    }
+
+
+def ensemble(outputs: list[TeacherOutputs], space: LabelSpace, method: Method) -> Array:
+    """The teachers themselves as one classifier, without a student; shape (n, C).
+
+    With `vanilla-kd` this is the softmax of the concatenated logits; with other methods the routed ensemble.
+    """
+    weights = route(routing_scores(outputs, method.score), method)
+    distributions = [softmax(one.logits) for one in outputs]
+    return integrate_distributions(weights, distributions, list(space.columns.values()), len(space.labels))
+
+
+def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[np.int64]) -> dict[str, Any]:
+    """One teacher on the texts of its own classes, and over all texts, where it cannot know the others."""
+    p = softmax(outputs.logits)
+    predicted = np.asarray(own)[p.argmax(axis=-1)]
+    mine = np.isin(gold, own)
+    position = np.array([own.index(label) if label in own else -1 for label in gold])
+    return {
+        "accuracy": accuracy(predicted[mine], gold[mine]) if mine.any() else None,
+        "n": int(mine.sum()),
+        "accuracy_on_all": accuracy(predicted, gold),
+        "expected_calibration_error": expected_calibration_error(p[mine], position[mine]) if mine.any() else None,
+    }
+
+
+def _load_outputs(run: RunFolder, split: Any, names: list[str], texts: TextShards) -> list[TeacherOutputs]:
+    result = []
+    for name in names:
+        parts = [read_outputs(run.scores(split, name) / shard.name) for shard in texts.shards]
+        if any(part is None for part in parts):
+            raise RunFolderError(f"{run.scores(split, name)}: scores are missing; run `muki score {run.root}` first")
+        result.append(TeacherOutputs.concatenate([part[0] for part in parts if part is not None]))
+    return result
+
+
+def _pick(pool: TextShards, rows: set[int]) -> list[Text]:
+    return [text for text in pool if text.row in rows]
+
+
+def _predict(classifier: Classifier, texts: list[Text], title: str) -> Array:
+    with progress(title, len(texts), "texts") as advance:
+        parts = []
+        for start in range(0, len(texts), 1024):
+            parts.append(classifier.probabilities(texts[start : start + 1024]))
+            advance(len(parts[-1]))
+    return np.concatenate(parts)

@@ -1,0 +1,93 @@
+"""Metrics of predicted distributions, with gold labels and without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+CALIBRATION_BINS = 15
+
+
+def classification_metrics(probabilities: ArrayLike, gold: NDArray[np.int64], labels: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, macro-F1, expected calibration error, figures per class, confusion matrix.
+
+    Args:
+        probabilities: shape (n, C).
+        gold: index of the gold label, shape (n,).
+        labels: names of the C labels. Macro-F1 is the mean over those that occur in `gold` or are predicted.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    predicted = p.argmax(axis=-1)
+    indices = list(range(len(labels)))
+    precision, recall, f1, support = precision_recall_fscore_support(gold, predicted, labels=indices, zero_division=0.0)
+    return {
+        "n": len(gold),
+        "accuracy": accuracy(predicted, gold),
+        "accuracy_interval": list(accuracy_interval(predicted == gold)),
+        "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
+        "expected_calibration_error": expected_calibration_error(p, gold),
+        "per_class": {
+            label: {
+                "precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "n": int(support[i]),
+            }
+            for i, label in enumerate(labels)
+        },
+        "confusion_matrix": confusion_matrix(gold, predicted, labels=indices).tolist(),
+    }  # fmt: skip
+
+
+def accuracy(predicted: ArrayLike, gold: ArrayLike) -> float:
+    """Share of equal entries, in [0, 1]."""
+    return float(np.mean(np.asarray(predicted) == np.asarray(gold)))
+
+
+def accuracy_interval(correct: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of `correct` (booleans, shape (n,)), by resampling texts."""
+    c = np.asarray(correct, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    # A resample's mean only depends on how often a correct text is drawn.
+    means = rng.binomial(len(c), c.mean(), resamples) / len(c)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, gold: NDArray[np.int64], bins: int = CALIBRATION_BINS
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of the top probability, in [0, 1].
+
+    Source: Guo et al. 2017, arXiv 1706.04599.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    confidence, correct = p.max(axis=-1), p.argmax(axis=-1) == gold
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    gaps = np.bincount(which, confidence, bins) - np.bincount(which, correct, bins)
+    return float(np.abs(gaps).sum() / counts.sum())
+
+
+def routing_accuracy(scores: ArrayLike, gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> float:
+    """Share of texts whose surest teacher knows the gold label, in [0, 1].
+
+    Args:
+        scores: routing scores (or weights), shape (n, N).
+        gold: index of the gold label in the union, shape (n,).
+        columns: each teacher's columns in the union.
+    """
+    best = np.asarray(scores).argmax(axis=-1)
+    knows = np.stack([np.isin(gold, list(own)) for own in columns], axis=-1)  # (n, N)
+    return float(np.take_along_axis(knows, best[:, None], axis=-1).mean())
+
+
+def quantiles(values: ArrayLike) -> dict[str, float]:
+    """Five quantiles and the mean."""
+    v = np.asarray(values, dtype=np.float64)
+    names = ("min", "q25", "median", "q75", "max")
+    return {
+        **dict(zip(names, map(float, np.quantile(v, [0, 0.25, 0.5, 0.75, 1])), strict=True)),
+        "mean": float(v.mean()),
+    }

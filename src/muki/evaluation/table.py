@@ -1,0 +1,60 @@
+"""The evaluation as a readable table in plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """Who reaches what (with a test file), and how the pool was routed."""
+    lines: list[str] = []
+    pool = metrics["pool"]
+    if "test" in metrics:
+        rows = [("", "accuracy", "macro-F1", "ECE", "texts")]
+        for name, one in metrics["teachers"].items():
+            rows.append((f"teacher {name}, its own labels", _number(one["accuracy"]), "", "", str(one["n"])))
+            rows.append(
+                (f"teacher {name}, all labels", _number(one["accuracy_on_all"]), "", "", str(metrics["test"]["texts"]))
+            )
+        for title, key in (
+            ("ensemble (concatenated logits)", "ensemble"),
+            ("ensemble (routed)", "routed_ensemble"),
+            ("student", "student"),
+        ):
+            one = metrics[key]
+            rows.append(
+                (title, _number(one["accuracy"]), _number(one["macro_f1"]),
+                 _number(one["expected_calibration_error"]), str(one["n"]))
+            )  # fmt: skip
+        lines += [table(rows), ""]
+        low, high = metrics["student"]["accuracy_interval"]
+        lines.append(f"student accuracy, 95 % interval: {low:.3f} to {high:.3f}")
+        lines.append(
+            f"routing accuracy (the surest teacher knows the gold label): {metrics['routing']['accuracy']:.3f}"
+        )
+    else:
+        lines.append("no test file: accuracy unknown")
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in pool["teacher_share"].items())
+    lines.append(f"pool: {pool['texts']} texts, surest teacher: {shares}; median margin {pool['margin']['median']:.3f}")
+    agreement = pool["held_out"].get("student_target_agreement")
+    if agreement is not None:
+        lines.append(f"student and target agree on {agreement:.1%} of {pool['held_out']['n']} held-out texts")
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Align columns; the first to the left, the others to the right; the first row is the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,110 @@
+"""A teacher from labelled texts: ordinary fine-tuning on some of the labels."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muki.batches import tokenize
+from muki.config import TrainingConfig
+from muki.errors import LabelError
+from muki.progress import clock
+from muki.texts import Columns, Text, read
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(
+    base: str,
+    texts: str | Sequence[Any],
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    columns: Columns | None = None,
+    training: TrainingConfig | None = None,
+    max_length: int = 128,
+    prefix: str = "",
+    trust_remote_code: bool = False,
+) -> Path:
+    """Fine-tune a classifier on labelled texts; texts with other labels are left out.
+
+    Args:
+        base: folder or Hub id of an encoder.
+        texts: a source with a label column, as for `muki.texts.read`.
+        output: where the `save_pretrained` folder goes.
+        labels: the labels to learn, in the order of the columns; all in sorted order by default.
+        columns: which columns hold text, text pair and label.
+        training: epochs, learning rate, batch size, seed; every field of `TrainingArguments`. `holdout` and `patience`
+            are not used: the last state is kept.
+        max_length: tokens per text.
+        prefix: put before each text.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Returns:
+        the folder.
+
+    Raises:
+        LabelError: a wanted label does not occur, or there are fewer than two.
+    """
+    import time
+
+    from muki.student.model import load_student
+    from muki.student.training import save_classifier
+    from muki.teachers.loading import usable_length
+
+    columns = columns or Columns(label="label")
+    training = training or TrainingConfig()
+    labelled = [text for text in read(texts, columns) if text.text.strip() and text.label is not None]
+    chosen = _choose(labelled, labels)
+    kept = [text for text in labelled if text.label in chosen]
+    logger.info("fine-tuning on %d of %d texts, labels %s", len(kept), len(labelled), ", ".join(chosen))
+    model, tokenizer = load_student(base, chosen, seed=training.seed, trust_remote_code=trust_remote_code)
+    max_length = usable_length(model.config, tokenizer, max_length, Path(output).name)
+    index = {label: i for i, label in enumerate(chosen)}
+    encodings = tokenize(tokenizer, kept, max_length, prefix)
+    items = [{**encoding, "labels": index[text.label or ""]} for encoding, text in zip(encodings, kept, strict=True)]
+    start = time.monotonic()
+    _train(model, tokenizer, items, training, Path(output))
+    save_classifier(model, tokenizer, Path(output), max_length)
+    logger.info("fine-tuned in %s, saved in %s", clock(time.monotonic() - start), output)
+    return Path(output)
+
+
+def _choose(labelled: Sequence[Text], labels: Sequence[str] | None) -> list[str]:
+    counts = Counter(text.label for text in labelled if text.label is not None)
+    chosen = list(dict.fromkeys(labels)) if labels else sorted(counts)
+    unknown = [label for label in chosen if label not in counts]
+    if unknown:
+        raise LabelError(
+            f"labels: {', '.join(map(repr, unknown))} not in the texts ({', '.join(sorted(counts)) or 'none'})"
+        )
+    if len(chosen) < 2:
+        raise LabelError(f"labels: two or more are needed, found {len(chosen)} ({', '.join(chosen) or 'none'})")
+    return chosen
+
+
+def _train(model: Any, tokenizer: Any, items: list[dict[str, Any]], training: TrainingConfig, output: Path) -> None:
+    import tempfile
+
+    from transformers import DataCollatorWithPadding, Trainer
+
+    from muki.student.training import quiet, training_arguments
+
+    with tempfile.TemporaryDirectory() as scratch:
+        args = training_arguments(training, Path(scratch), len(items), evaluate=False)
+        args.label_names, args.save_strategy = ["labels"], "no"
+        trainer = Trainer(
+            model=model,
+            args=args,
+            train_dataset=items,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            processing_class=tokenizer,
+        )
+        quiet(trainer, f"fine-tuning {output.name}")
+        trainer.train()

@@ -1,0 +1,178 @@
+"""From stored teacher outputs to stored supervision, shard by shard; only scores of the whole pool are in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from muki.arrow import matrix, vectors
+from muki.errors import RunFolderError
+from muki.files import fingerprint, read_json, replacing, write_json
+from muki.formulas import Array, softmax
+from muki.integration.supervision import integrate_distributions, mean_one
+from muki.labels import LabelSpace
+from muki.methods import Method
+from muki.routing.scores import routing_scores
+from muki.routing.weights import hard_weights, margin, soft_weights
+from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.store import Source, read_outputs
+
+logger = logging.getLogger(__name__)
+
+SUPERVISION_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """Supervision of n texts over C labels by N teachers.
+
+    Attributes:
+        rows: row ids, shape (n,).
+        target: what the student is to predict, shape (n, C), rows sum to 1.
+        weight: how much each text counts, shape (n,), mean 1 over the pool.
+        routing: routing weights, shape (n, N), rows sum to 1.
+        scores: routing scores, shape (n, N).
+    """
+
+    rows: NDArray[np.int64]
+    target: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    routing: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def route(scores: Array, method: Method) -> Array:
+    """Routing weights of a method, shape (n, N)."""
+    return soft_weights(scores, method.temperature) if method.integration == "soft" else hard_weights(scores)
+
+
+def instance_weights(scores: Array, predictions: NDArray[np.int64], method: Method) -> Array:
+    """How much each text of the pool counts, shape (n,), mean 1."""
+    return mean_one(margin(scores, predictions) if method.reweight == "margin" else np.ones(len(scores)))
+
+
+def union_predictions(outputs: list[TeacherOutputs], space: LabelSpace) -> NDArray[np.int64]:
+    """Each teacher's top class as an index into the union, shape (n, N)."""
+    columns = space.columns.values()
+    tops = [np.asarray(own)[one.logits.argmax(axis=-1)] for one, own in zip(outputs, columns, strict=True)]
+    return np.stack(tops, axis=-1)
+
+
+def supervise(
+    shards: list[str],
+    score_folders: list[Path],
+    sources: list[list[Source]],
+    space: LabelSpace,
+    method: Method,
+    folder: Path,
+) -> str:
+    """Write the supervision of all shards.
+
+    Args:
+        shards: file names, the same in each folder of scores.
+        score_folders: one folder for each teacher, in the order of the label space.
+        sources: what each teacher's scores of each shard must have been made from.
+        space: the label space.
+        method: how supervision is made.
+        folder: where it goes; written whole or not at all.
+
+    Returns:
+        the fingerprint of this supervision.
+
+    Raises:
+        RunFolderError: scores are missing, damaged or stale.
+    """
+    content = [[asdict(source) for source in own] for own in sources]
+    key = fingerprint(SUPERVISION_VERSION, content, shards, asdict(space), method.model_dump())
+    known = read_json(folder / "supervision.json")
+    if known is not None and known.get("fingerprint") == key:
+        logger.info("supervision: reusing %d texts (same scores and method)", known["rows"])
+        return key
+
+    scores, predictions = [], []
+    for outputs in _outputs(shards, score_folders, sources):
+        scores.append(routing_scores(outputs, method.score))
+        predictions.append(union_predictions(outputs, space))
+    all_scores = np.concatenate(scores)
+    routing = route(all_scores, method)
+    weights = instance_weights(all_scores, np.concatenate(predictions), method)
+
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        start = 0
+        for name, outputs in zip(shards, _outputs(shards, score_folders, sources), strict=True):
+            here = slice(start, start + len(outputs[0]))
+            start = here.stop
+            target = integrate_distributions(
+                routing[here], [softmax(one.logits) for one in outputs], list(space.columns.values()), len(space.labels)
+            )
+            part = Supervision(
+                rows=outputs[0].rows,
+                target=target.astype(np.float32),
+                weight=weights[here].astype(np.float32),
+                routing=routing[here].astype(np.float32),
+                scores=all_scores[here].astype(np.float32),
+            )
+            _write(temporary / name, part)
+        summary = {"fingerprint": key, "rows": len(all_scores), "shards": shards, "method": method.model_dump()}
+        write_json(temporary / "supervision.json", summary)
+    logger.info("supervision: %d texts, %s", len(all_scores), method.spelled_out())
+    return key
+
+
+def load_supervision(folder: Path) -> tuple[Supervision, str]:
+    """Read the whole supervision and its fingerprint.
+
+    Raises:
+        RunFolderError: the stage is not finished.
+    """
+    summary = read_json(folder / "supervision.json")
+    if summary is None:
+        raise RunFolderError(f"{folder}: no finished supervision; run `muki supervise {folder.parent}` first")
+    tables = [pq.read_table(folder / name) for name in summary["shards"]]
+    table = pa.concat_tables(tables).combine_chunks()
+
+    supervision = Supervision(
+        rows=table["row"].to_numpy(),
+        target=matrix(table["target"]),
+        weight=table["weight"].to_numpy(),
+        routing=matrix(table["routing"]),
+        scores=matrix(table["scores"]),
+    )
+    return supervision, str(summary["fingerprint"])
+
+
+def _outputs(shards: list[str], folders: list[Path], sources: list[list[Source]]) -> Iterator[list[TeacherOutputs]]:
+    """Each shard's outputs of all teachers, one shard in memory at a time."""
+    for number, name in enumerate(shards):
+        outputs = []
+        for folder, wanted in zip(folders, sources, strict=True):
+            found = read_outputs(folder / name)
+            problem = "missing or damaged" if found is None else found[1].serves(wanted[number])
+            if found is None or problem:
+                raise RunFolderError(f"{folder / name}: scores cannot be used ({problem}); run `muki score` first")
+            outputs.append(found[0])
+        yield outputs
+
+
+def _write(path: Path, part: Supervision) -> None:
+    table = pa.table(
+        {
+            "row": part.rows,
+            "target": vectors(part.target),
+            "weight": part.weight,
+            "routing": vectors(part.routing),
+            "scores": vectors(part.scores),
+        }
+    )
+    pq.write_table(table, path, compression="zstd")

@@ -1,0 +1,126 @@
+"""The label space: the union of all teachers' labels by name, and where each teacher's columns go in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from muki.errors import LabelError
+from muki.files import read_json, write_json
+
+_GENERIC = re.compile(r"LABEL_\d+$")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The student's labels and each teacher's map into them.
+
+    Attributes:
+        labels: the union of the label names, in order of first appearance over the teachers; C names.
+        columns: for each teacher's name, the index in `labels` of each of its own columns.
+    """
+
+    labels: tuple[str, ...]
+    columns: dict[str, tuple[int, ...]]
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Index to name, as transformers' configuration wants it."""
+        return dict(enumerate(self.labels))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Name to index, as transformers' configuration wants it."""
+        return {label: index for index, label in enumerate(self.labels)}
+
+    @property
+    def shared(self) -> dict[str, tuple[str, ...]]:
+        """Labels that more than one teacher knows, with those teachers' names."""
+        knowers = {label: self.knowers(label) for label in self.labels}
+        return {label: names for label, names in knowers.items() if len(names) > 1}
+
+    def knowers(self, label: str) -> tuple[str, ...]:
+        """Names of the teachers that know `label`; empty for a label outside the union."""
+        index = self.label2id.get(label)
+        return tuple(name for name, columns in self.columns.items() if index in columns)
+
+    def of(self, teacher: str) -> tuple[str, ...]:
+        """The labels that one teacher knows, in the order of its columns."""
+        return tuple(self.labels[column] for column in self.columns[teacher])
+
+    def save(self, path: Path) -> None:
+        """Write the label space as JSON."""
+        write_json(path, {"labels": list(self.labels), "teachers": {n: list(c) for n, c in self.columns.items()}})
+
+    @classmethod
+    def load(cls, path: Path) -> LabelSpace | None:
+        """Read what `save` wrote; None where it is absent."""
+        content = read_json(path)
+        if content is None:
+            return None
+        return cls(tuple(content["labels"]), {name: tuple(c) for name, c in content["teachers"].items()})
+
+
+def union(teachers: Mapping[str, Sequence[str]]) -> LabelSpace:
+    """Unite the teachers' label names; equal names are one class.
+
+    Args:
+        teachers: each teacher's name and its label names in the order of its columns (after renaming).
+
+    Raises:
+        LabelError: a teacher has two columns of one name.
+    """
+    index: dict[str, int] = {}
+    columns: dict[str, tuple[int, ...]] = {}
+    for name, labels in teachers.items():
+        check_distinct(name, labels)
+        columns[name] = tuple(index.setdefault(label, len(index)) for label in labels)
+    return LabelSpace(tuple(index), columns)
+
+
+def rename(teacher: str, labels: Sequence[str], aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """Apply a teacher's `labels:` map (own name to wanted name) and refuse names that say nothing.
+
+    Raises:
+        LabelError: an alias for a label that the teacher does not have, two columns with one name, or generic names
+            (`LABEL_0`) left over; that message holds the YAML to add.
+    """
+    unknown = [label for label in aliases if label not in labels]
+    if unknown:
+        raise LabelError(
+            f"teacher '{teacher}': labels: {', '.join(map(repr, unknown))} is not among its labels "
+            f"({', '.join(labels)}); the left side must be a name the teacher's config has"
+        )
+    renamed = tuple(str(aliases.get(label, label)).strip() for label in labels)
+    generic = [label for label in renamed if _GENERIC.match(label)]
+    if generic:
+        lines = "\n".join(f"        {label}: <name>" for label in generic)
+        raise LabelError(
+            f"teacher '{teacher}': label names {', '.join(generic)} say nothing, and would be merged with another "
+            f"teacher's; name them in the run file:\n    - model: ...\n      labels:\n{lines}"
+        )
+    check_distinct(teacher, renamed)
+    return renamed
+
+
+def label_names(model: Any) -> list[str]:
+    """A classifier's own label names, by column."""
+    return [str(model.config.id2label[column]) for column in range(model.config.num_labels)]
+
+
+def check_distinct(teacher: str, labels: Sequence[str]) -> None:
+    """Refuse empty names, and two columns of one name."""
+    if "" in labels:
+        raise LabelError(
+            f"teacher '{teacher}': column {list(labels).index('')} has an empty label name; give it a name"
+        )
+    twice = sorted({label for label in labels if list(labels).count(label) > 1})
+    if twice:
+        columns = [index for index, label in enumerate(labels) if label == twice[0]]
+        raise LabelError(
+            f"teacher '{teacher}': columns {' and '.join(map(str, columns))} are both named '{twice[0]}'; "
+            "one column, one name: change its `labels:` map"
+        )

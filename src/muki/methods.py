@@ -1,0 +1,62 @@
+"""Methods by name. A method is a routing score, a rule that makes weights of it, and an instance weight."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from muki.routing.scores import SCORES
+
+
+class Method(BaseModel):
+    """How supervision is made from the teachers' outputs. Values are those of the `muki` preset unless said."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    score: str = Field("mc-entropy", description="routing score, one of " + ", ".join(SCORES))
+    passes: int = Field(16, ge=0, description="Monte-Carlo dropout passes K; 0 for scores that need none")
+    integration: Literal["soft", "hard"] = Field("soft", description="softmax over teachers, or the surest one alone")
+    temperature: float = Field(0.2, gt=0, description="τ of the softmax over teachers (soft integration)")
+    reweight: Literal["margin", "none"] = Field("margin", description="texts on which teachers conflict count less")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _passes_follow_score(cls, values: object) -> object:
+        """A score without dropout needs no passes, unless they are asked for."""
+        if isinstance(values, dict) and "passes" not in values:
+            known = SCORES.get(values.get("score", "mc-entropy"))
+            if known is not None and not known.needs_passes:
+                return {**values, "passes": 0}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.score not in SCORES:
+            raise ValueError(f"score: unknown routing score '{self.score}'; known: {', '.join(SCORES)}")
+        if SCORES[self.score].needs_passes and self.passes < 2:
+            raise ValueError(f"passes: score '{self.score}' needs 2 or more dropout passes, found {self.passes}")
+        return self
+
+    def spelled_out(self) -> str:
+        """One line for reports."""
+        passes = f", K={self.passes}" if self.passes else ""
+        rule = f"soft τ={self.temperature:g}" if self.integration == "soft" else "hard"
+        return (
+            f"{self.score}{passes}, {rule}, {'margin re-weighting' if self.reweight == 'margin' else 'no re-weighting'}"
+        )
+
+
+PRESETS: dict[str, Method] = {
+    "muki": Method(),
+    "muki-soft": Method(reweight="none"),
+    "muki-hard": Method(integration="hard", reweight="none"),
+    "muki-hard-margin": Method(integration="hard"),
+    "muki-no-mc": Method(score="entropy"),
+    "vanilla-kd": Method(score="energy", temperature=1.0, reweight="none"),
+}
+
+
+def preset_name(method: Method) -> str:
+    """The preset that equals `method`, or `custom`."""
+    return next((name for name, preset in PRESETS.items() if preset == method), "custom")

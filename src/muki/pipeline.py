@@ -1,0 +1,188 @@
+"""The whole way, top to bottom. Each stage writes files and can be stopped, repeated, or run alone.
+
+texts ─┐
+├─> score ─> supervise ─> train ─> evaluate
+teachers┘
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muki.config import RunConfig, TeacherConfig
+from muki.errors import RunFolderError
+from muki.files import write_json
+from muki.labels import LabelSpace
+from muki.run_folder import RunFolder, Split
+from muki.texts import Columns, TextShards, cut
+
+if TYPE_CHECKING:
+    from muki.engines.local import ScoringSettings
+    from muki.teachers.survey import TeacherFactory, TeacherRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Sources:
+    """Loaded objects that stand in for what the config names: teachers by name, texts as sequences."""
+
+    teachers: Mapping[str, TeacherFactory] = field(default_factory=dict)
+    pool: Sequence[Any] | None = None
+    test: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+    @property
+    def student(self) -> Path:
+        """The `save_pretrained` folder."""
+        return self.folder / "student"
+
+
+def run_all(config: RunConfig, sources: Sources | None = None) -> Result:
+    """From teachers and texts to an evaluated student; finished stages are not repeated."""
+    score(config, sources)
+    supervise(config)
+    train(config)
+    return Result(Path(config.output), evaluate(config))
+
+
+def score(config: RunConfig, sources: Sources | None = None) -> None:
+    """Cut the texts, look at every teacher, and score the shards that are not scored yet."""
+    from muki.engines.local import Job, score_pending
+    from muki.teachers.survey import label_space, save_records, survey
+
+    sources = sources or Sources()
+    run = RunFolder(Path(config.output))
+    factories = _factories(config, sources)
+    run.claim(config)
+    texts = cut_texts(config, run, sources)
+    records = survey(factories, {t.name or "": t.model for t in config.teachers}, passes=config.method.passes)
+    save_records(run.teachers, records)
+    space = label_space(records)
+    space.save(run.labels)
+    logger.info("label space: %d labels%s", len(space.labels), _overlap(space))
+    for record in records:
+        jobs = [Job(shards, run.scores(split, record.name)) for split, shards in texts.items()]
+        score_pending(record, factories[record.name], jobs, scoring_settings(config))
+
+
+def cut_texts(config: RunConfig, run: RunFolder, sources: Sources) -> dict[Split, TextShards]:
+    """The pool, and the test texts if there are any, as shards."""
+    pool = config.texts
+    columns = Columns(pool.text, pool.text_pair, None, pool.id)
+    source = pool.path if sources.pool is None else sources.pool
+    shards: dict[Split, TextShards] = {
+        "pool": cut(source, run.texts("pool"), columns, split=pool.split, shard_rows=pool.shard_rows, limit=pool.limit)
+    }
+    if config.test:
+        test = config.test
+        columns = Columns(test.text or pool.text, test.text_pair or pool.text_pair, test.label)
+        source = test.path if sources.test is None else sources.test
+        shards["test"] = cut(
+            source, run.texts("test"), columns, split=test.split, shard_rows=pool.shard_rows, limit=test.limit
+        )
+    return shards
+
+
+def supervise(config: RunConfig) -> str:
+    """Make supervision of the scores. Returns its fingerprint."""
+    from muki.engines.local import shard_source
+    from muki.integration.stage import supervise as supervise_stage
+
+    run, records, space = _scored(config)
+    pool, settings = _pool(run), scoring_settings(config)
+    return supervise_stage(
+        [shard.name for shard in pool.shards],
+        [run.scores("pool", record.name) for record in records],
+        [[shard_source(record, shard, settings) for shard in pool.shards] for record in records],
+        space,
+        config.method,
+        run.supervision,
+    )
+
+
+def train(config: RunConfig) -> str:
+    """Train the student on the supervision. Returns its fingerprint."""
+    from muki.integration.stage import load_supervision
+    from muki.student.training import train_student
+
+    run, _, space = _scored(config)
+    supervision, key = load_supervision(run.supervision)
+    return train_student(
+        _pool(run), supervision, key, space.labels, config.student, config.training,
+        folder=run.student, checkpoints=run.checkpoints, record=run.training,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+
+
+def evaluate(config: RunConfig) -> dict[str, Any]:
+    """Evaluate the student, write `metrics.json` and the model card."""
+    from muki.evaluation.card import write_card
+    from muki.evaluation.evaluate import evaluate as evaluate_stage
+
+    run, records, space = _scored(config)
+    metrics = evaluate_stage(run, config, space)
+    write_json(run.metrics, metrics)
+    write_card(run, config, space, records, metrics)
+    return metrics
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
+
+
+def scoring_settings(config: RunConfig) -> ScoringSettings:
+    """What the config says about scoring."""
+    from muki.engines.local import ScoringSettings
+
+    return ScoringSettings(config.method.passes, config.scoring.seed, config.scoring.batch_tokens)
+
+
+def load_from_config(teacher: TeacherConfig, trust_remote_code: bool = False) -> Any:
+    """Load the teacher that a config names."""
+    from muki.teachers.loading import load_teacher
+
+    return load_teacher(**teacher.model_dump(), trust_remote_code=trust_remote_code)
+
+
+def _factories(config: RunConfig, sources: Sources) -> dict[str, TeacherFactory]:
+    return {
+        teacher.name or "": sources.teachers.get(teacher.name or "")
+        or partial(load_from_config, teacher, config.trust_remote_code)
+        for teacher in config.teachers
+    }
+
+
+def _scored(config: RunConfig) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:
+    """What the scoring stage left for later stages."""
+    from muki.teachers.survey import load_records
+
+    run = RunFolder(Path(config.output))
+    records, space = load_records(run.teachers), LabelSpace.load(run.labels)
+    if records is None or space is None:
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    return run, records, space
+
+
+def _pool(run: RunFolder) -> TextShards:
+    pool = TextShards.load(run.texts("pool"))
+    if pool is None:
+        raise RunFolderError(f"run '{run.root}': no texts yet; run `muki score {run.root}` first")
+    return pool
+
+
+def _overlap(space: LabelSpace) -> str:
+    if not space.shared:
+        return ""
+    return "; shared: " + ", ".join(f"{label} ({', '.join(names)})" for label, names in space.shared.items())

@@ -1,0 +1,111 @@
+"""Predictions of a saved classifier: a stream in, a stream out, in order."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from muki.batches import BATCH_TOKENS, length_batches, tokenize
+from muki.errors import StudentError
+from muki.files import replacing
+from muki.formulas import Array, softmax
+from muki.labels import label_names
+from muki.progress import Advance
+from muki.texts import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_CHUNK = 1024
+
+
+@dataclass
+class Classifier:
+    """A saved sequence classifier, ready to predict."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    prefix: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """Label names by column."""
+        return label_names(self.model)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, prefix: str = "", max_length: int | None = None) -> Classifier:
+        """Load any saved classifier, ours or not.
+
+        Args:
+            folder: `save_pretrained` folder or Hub id.
+            prefix: put before each text; what the student was trained with.
+            max_length: tokens per text; by default what the saved tokenizer says, at most 512.
+
+        Raises:
+            StudentError: it cannot be loaded.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        if Path(folder).exists() and not (Path(folder) / "config.json").exists():
+            raise StudentError(f"model '{folder}': no config.json there; give the folder that save_pretrained wrote")
+        try:
+            model = AutoModelForSequenceClassification.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise StudentError(f"model '{folder}': cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return cls(model, tokenizer, max_length or min(512, int(tokenizer.model_max_length)), prefix)
+
+    def probabilities(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> Array:
+        """Softmax over the labels, shape (n, C), in the order of the texts."""
+        encodings = tokenize(self.tokenizer, texts, self.max_length, self.prefix)
+        result = np.zeros((len(texts), len(self.labels)))
+        for index, batch in length_batches(self.tokenizer, encodings, batch_tokens):
+            with torch.inference_mode():
+                logits = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits
+            result[index] = softmax(logits.float().cpu().numpy())
+        return result
+
+
+def stream(
+    classifier: Classifier, texts: Iterable[Text], advance: Advance | None = None
+) -> Iterator[tuple[Text, Array]]:
+    """Yield each text with its probabilities, shape (C,), in order and in constant memory."""
+    iterator = iter(texts)
+    while chunk := list(itertools.islice(iterator, _CHUNK)):
+        yield from zip(chunk, classifier.probabilities(chunk), strict=True)
+        if advance:
+            advance(len(chunk))
+
+
+def predict_file(classifier: Classifier, texts: Iterable[Text], output: Path, advance: Advance | None = None) -> int:
+    """Write one JSON object a line: id, label, score, all probabilities. Returns the number of texts.
+
+    An empty text is predicted too, so that lines match the input's. The file is written whole or not at all.
+    """
+    labels = classifier.labels
+    count = 0
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for text, probabilities in stream(classifier, texts, advance):
+            file.write(json.dumps(prediction(text, probabilities, labels), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def prediction(text: Text, probabilities: Array, labels: list[str]) -> dict[str, Any]:
+    """One prediction as JSON-able content."""
+    top = int(probabilities.argmax())
+    return {
+        "id": str(text.row) if text.id is None else text.id,
+        "label": labels[top],
+        "score": round(float(probabilities[top]), 6),
+        "probabilities": {label: round(float(p), 6) for label, p in zip(labels, probabilities, strict=True)},
+    }

@@ -1,0 +1,1 @@
+"""Routing: pure functions from teacher outputs to routing weights."""

@@ -1,0 +1,56 @@
+"""Routing weights: from one score for each text and teacher to how much each teacher is heard."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from muki.formulas import Array, softmax
+
+MARGIN_FLOOR = 1e-6
+
+
+def soft_weights(scores: ArrayLike, temperature: float = 0.2) -> Array:
+    """`softmax(s / τ)` over the teachers.
+
+    Args:
+        scores: shape (n, N).
+        temperature: τ > 0; small values approach `hard_weights`, large ones hear all teachers alike.
+
+    Returns:
+        shape (n, N), rows sum to 1.
+    """
+    return softmax(scores, temperature)
+
+
+def hard_weights(scores: ArrayLike) -> Array:
+    """All weight on the surest teacher (the first of equals); shape (n, N), one 1 in each row."""
+    s = np.asarray(scores, dtype=np.float64)
+    result: Array = np.eye(s.shape[-1])[s.argmax(axis=-1)]
+    return result
+
+
+def margin(scores: ArrayLike, predictions: NDArray[np.int64] | None = None) -> Array:
+    """How clearly one teacher is surer than those that contradict it: `s₍₁₎ − s₍₂₎ + 1e-6`.
+
+    Args:
+        scores: shape (n, N).
+        predictions: each teacher's top class as an index into the union, shape (n, N). Where label sets overlap, a
+            teacher that gives the same class as the surest one does not contradict it, so the second best is looked
+            for among the others; if all agree, it counts as 0, the score of a teacher that knows nothing. Without
+            shared classes this is the plain margin.
+
+    Returns:
+        shape (n,), positive for scores in [0, 1].
+    """
+    s = np.asarray(scores, dtype=np.float64)
+    best = s.argmax(axis=-1)
+    first = s.max(axis=-1)
+    if predictions is None:
+        conflicts = np.arange(s.shape[-1]) != best[:, None]
+    else:
+        conflicts = predictions != np.take_along_axis(predictions, best[:, None], axis=-1)
+    second = np.where(conflicts, s, -np.inf).max(axis=-1)
+    second = np.where(conflicts.any(axis=-1), second, np.minimum(first, 0.0))
+    result: Array = first - second + MARGIN_FLOOR
+    return result

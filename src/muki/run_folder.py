@@ -1,0 +1,115 @@
+"""The run folder: where everything lies, and whether a folder belongs to this run.
+
+run/
+├── config.yaml            resolved settings
+├── teachers.json          what each teacher is: labels, fingerprint, architecture
+├── labels.json            union label space and each teacher's columns in it
+├── texts/                 the pool, cut into shards
+├── scores/<teacher>/      one file for each shard of the pool
+├── supervision/           target, weight and routing weights for each shard
+├── checkpoints/           of the student's training, while it lasts
+├── training.json          how the student was trained
+├── student/               the result: a save_pretrained folder
+├── test/                  texts/ and scores/ of the test file
+└── report/                metrics.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from muki.config import RunConfig, load_config
+from muki.errors import RunFolderError
+
+Split = Literal["pool", "test"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved run file."""
+        return self.root / "config.yaml"
+
+    @property
+    def teachers(self) -> Path:
+        """What each teacher is."""
+        return self.root / "teachers.json"
+
+    @property
+    def labels(self) -> Path:
+        """The label space."""
+        return self.root / "labels.json"
+
+    @property
+    def supervision(self) -> Path:
+        """Targets and weights."""
+        return self.root / "supervision"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Of the student's training."""
+        return self.root / "checkpoints"
+
+    @property
+    def training(self) -> Path:
+        """How the student was trained."""
+        return self.root / "training.json"
+
+    @property
+    def student(self) -> Path:
+        """The result."""
+        return self.root / "student"
+
+    @property
+    def metrics(self) -> Path:
+        """The evaluation's numbers."""
+        return self.root / "report" / "metrics.json"
+
+    def texts(self, split: Split) -> Path:
+        """Shards of the pool or of the test file."""
+        return self._split(split) / "texts"
+
+    def scores(self, split: Split, teacher: str) -> Path:
+        """One teacher's outputs for the pool or the test file."""
+        return self._split(split) / "scores" / teacher
+
+    def _split(self, split: Split) -> Path:
+        return self.root if split == "pool" else self.root / "test"
+
+    def claim(self, config: RunConfig) -> None:
+        """Take the folder for this run: new, empty, or the same run's from before.
+
+        The same teachers' names, texts and test make the same run; settings may differ, then the stages that depend
+        on them are done again.
+
+        Raises:
+            RunFolderError: the folder holds another run, or something that is no run.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise RunFolderError(f"output '{self.root}': is a file; give a folder")
+        if self.config.exists():
+            before = load_config(self.config)
+            here, there = _identity(config), _identity(before)
+            differing = [f"{key} {there[key]} (now {here[key]})" for key in here if here[key] != there[key]]
+            if differing:
+                raise RunFolderError(
+                    f"output '{self.root}': holds another run, with {'; '.join(differing)}; choose another output "
+                    "folder, or delete this one"
+                )
+        elif self.root.exists() and any(self.root.iterdir()):
+            raise RunFolderError(
+                f"output '{self.root}': not empty, and not a run folder (no config.yaml); choose another output folder"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        config.save(self.config)
+
+
+def _identity(config: RunConfig) -> dict[str, str]:
+    return {"teachers": ", ".join(config.names), "texts": config.texts.path}

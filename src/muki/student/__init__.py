@@ -1,0 +1,1 @@
+"""The student: union head, data, loss, training."""

@@ -1,0 +1,71 @@
+"""What the student reads: texts through its own tokenizer, with their targets and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from muki.batches import Encoding
+from muki.integration.stage import Supervision
+from muki.teachers.masks import splitmix64
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_HOLDOUT = 2000
+_FEWEST_FOR_HOLDOUT = 10
+
+
+class SupervisedTexts(Dataset[dict[str, Any]]):
+    """Token ids of texts with their target and weight."""
+
+    def __init__(self, encodings: Sequence[Encoding], supervision: Supervision, index: NDArray[np.int64]) -> None:
+        self.encodings = encodings
+        self.supervision = supervision
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """One text's model inputs, `target` of shape (C,) and `weight`."""
+        i = self.index[position]
+        return {**self.encodings[i], "target": self.supervision.target[i], "weight": self.supervision.weight[i]}
+
+
+class SupervisionCollator:
+    """Pads token ids to the longest text of the batch; stacks targets to (batch, C) and weights to (batch,)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        from transformers import DataCollatorWithPadding
+
+        self.pad = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate a batch."""
+        target = torch.from_numpy(np.stack([item["target"] for item in items]))
+        weight = torch.tensor([float(item["weight"]) for item in items])
+        inputs = self.pad([{k: v for k, v in item.items() if k not in ("target", "weight")} for item in items])
+        return {**inputs, "target": target, "weight": weight}
+
+
+def split_holdout(rows: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split positions into training and held-out texts, by a hash of the row ids.
+
+    Args:
+        rows: row ids, shape (n,).
+        share: of the held-out texts, in [0, 1); at most 2,000 texts are held out, and none of fewer than ten.
+        seed: another seed holds out other texts.
+
+    Returns:
+        positions to train on and positions held out, both ascending.
+    """
+    n = len(rows)
+    count = min(MAX_HOLDOUT, max(1, round(share * n))) if share > 0 and n >= _FEWEST_FOR_HOLDOUT else 0
+    order = np.argsort(splitmix64(splitmix64(rows.astype(np.uint64)) ^ np.uint64(seed)), kind="stable")
+    return np.sort(order[count:]), np.sort(order[:count])

@@ -1,0 +1,271 @@
+"""Training: a small subclass of transformers' Trainer, and what is saved."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from muki.batches import tokenize
+from muki.config import StudentConfig, TrainingConfig
+from muki.errors import StudentError
+from muki.files import file_fingerprint, fingerprint, read_json, remove, replacing, write_json
+from muki.integration.stage import Supervision
+from muki.progress import clock, progress
+from muki.student.data import SupervisedTexts, SupervisionCollator, split_holdout
+from muki.student.losses import integration_loss
+from muki.student.model import load_student
+from muki.teachers.loading import usable_length
+from muki.texts import TextShards
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+MAX_STEPS_BETWEEN_CHECKPOINTS = 500
+
+
+class IntegrationTrainer(Trainer):
+    """Trainer whose loss is the integration loss; batches carry `target` and `weight` beside the model's inputs."""
+
+    # The loss is a mean over each batch, so accumulated batches have to be averaged by the Trainer.
+    loss_is_scaled_for_ga = False
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean weighted KL divergence of one batch; never passes the soft targets as `labels`."""
+        outputs = model(**{key: value for key, value in inputs.items() if key not in ("target", "weight")})
+        loss = integration_loss(outputs.logits, inputs["target"], inputs["weight"])
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Progress(TrainerCallback):
+    """The Trainer's steps on our progress line."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._context = progress(self.title, state.max_steps, "steps")
+            self._advance = self._context.__enter__()
+            self._advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._advance(1)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loss = kwargs["metrics"].get("eval_loss")
+        if loss is not None and state.is_world_process_zero:
+            logger.info("step %d: integration loss on held-out texts %.4f", state.global_step, loss)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._context.__exit__(None, None, None)
+
+
+def train_student(
+    texts: TextShards,
+    supervision: Supervision,
+    supervision_key: str,
+    labels: tuple[str, ...],
+    student: StudentConfig,
+    training: TrainingConfig,
+    *,
+    folder: Path,
+    checkpoints: Path,
+    record: Path,
+    trust_remote_code: bool = False,
+) -> str:
+    """Train the student and save it; continues from a checkpoint of the same training, if there is one.
+
+    Args:
+        texts: the pool.
+        supervision: for each of its texts, in the same order.
+        supervision_key: fingerprint of the supervision.
+        labels: the union.
+        student: what it starts from.
+        training: how.
+        folder: where the `save_pretrained` folder goes; written whole or not at all.
+        checkpoints: where checkpoints lie while training lasts; removed at the end.
+        record: JSON about the training: fingerprint, steps, losses, seconds.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Returns:
+        the fingerprint of this student.
+    """
+    key = fingerprint(
+        supervision_key, student.model_dump(), training.model_dump(), _start_fingerprint(student.model), list(labels)
+    )
+    done = read_json(record)
+    if done is not None and done.get("fingerprint") == key and (folder / "config.json").exists():
+        logger.info("student: reusing %s (same supervision, start and training settings)", folder)
+        return key
+
+    model, tokenizer = load_student(student.model, labels, seed=training.seed, trust_remote_code=trust_remote_code)
+    max_length = usable_length(model.config, tokenizer, student.max_length, "student")
+    encodings = tokenize(tokenizer, list(texts), max_length, student.prefix)
+    train_index, holdout_index = split_holdout(supervision.rows, training.holdout, training.seed)
+    resume = _matching_checkpoint(checkpoints, key)
+    trainer = _trainer(
+        model,
+        tokenizer,
+        SupervisedTexts(encodings, supervision, train_index),
+        SupervisedTexts(encodings, supervision, holdout_index) if len(holdout_index) else None,
+        training,
+        checkpoints,
+    )
+    logger.info("training on %d texts, %d held out to choose the checkpoint", len(train_index), len(holdout_index))
+    start = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except torch.OutOfMemoryError as error:
+        raise StudentError(f"student: out of memory ({error}); set training.batch_size lower") from error
+    seconds = time.monotonic() - start
+    if trainer.is_world_process_zero():
+        save_classifier(trainer.model, tokenizer, folder, max_length)
+        write_json(record, _record(trainer, key, seconds, len(train_index), len(holdout_index)))
+        remove(checkpoints)
+        logger.info("student: trained in %s, saved in %s", clock(seconds), folder)
+    return key
+
+
+def save_classifier(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
+    """Write a plain `save_pretrained` folder; the tokenizer's `truncation=True` then cuts where training did."""
+    tokenizer.model_max_length = max_length
+    with replacing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def training_arguments(
+    training: TrainingConfig, folder: Path, steps_per_epoch: int, evaluate: bool
+) -> TrainingArguments:
+    """Our settings as transformers' `TrainingArguments`; what the user passes through wins."""
+    between = max(1, min(steps_per_epoch, MAX_STEPS_BETWEEN_CHECKPOINTS))
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": training.epochs,
+        "learning_rate": training.learning_rate,
+        "per_device_train_batch_size": training.batch_size,
+        "per_device_eval_batch_size": 2 * training.batch_size,
+        "seed": training.seed,
+        "warmup_steps": 0.1,
+        "save_strategy": "steps",
+        "save_steps": between,
+        "save_total_limit": 2,
+        "logging_steps": max(1, between // 10),
+        "disable_tqdm": True,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "label_names": ["target", "weight"],
+        "prediction_loss_only": True,
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    if evaluate:
+        settings |= {
+            "eval_strategy": "steps",
+            "eval_steps": between,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+        }
+    try:
+        return TrainingArguments(**{**settings, **training.passed_through})
+    except (ValueError, TypeError, ImportError) as error:
+        raise StudentError(f"training: transformers refuses these settings ({' '.join(str(error).split())})") from error
+
+
+def _trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: SupervisedTexts,
+    holdout: SupervisedTexts | None,
+    training: TrainingConfig,
+    checkpoints: Path,
+) -> IntegrationTrainer:
+    accumulate = int(training.passed_through.get("gradient_accumulation_steps", 1))
+    steps_per_epoch = math.ceil(len(train) / (training.batch_size * accumulate))
+    args = training_arguments(training, checkpoints, steps_per_epoch, evaluate=holdout is not None)
+    trainer = IntegrationTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=holdout,
+        data_collator=SupervisionCollator(tokenizer),
+        processing_class=tokenizer,
+    )
+    quiet(trainer, "training")
+    if training.patience and holdout is not None:
+        trainer.add_callback(EarlyStoppingCallback(training.patience))
+    return trainer
+
+
+def quiet(trainer: Trainer, title: str) -> None:
+    """Put our progress line in the place of the Trainer's own printing."""
+    for callback in list(trainer.callback_handler.callbacks):
+        if isinstance(callback, (PrinterCallback, ProgressCallback)):
+            trainer.remove_callback(callback)
+    trainer.add_callback(_Progress(title))
+
+
+def _matching_checkpoint(checkpoints: Path, key: str) -> str | None:
+    """The last checkpoint of this very training; checkpoints of another are removed."""
+    mark = checkpoints / "fingerprint.json"
+    with PartialState().main_process_first():
+        if read_json(mark) == key:
+            for folder in checkpoints.glob("checkpoint-*"):
+                if read_json(folder / "trainer_state.json") is None:  # cut short while it was written
+                    remove(folder)
+            last: str | None = get_last_checkpoint(str(checkpoints))  # type: ignore[no-untyped-call]
+            if last:
+                logger.info("training: continuing from %s", last)
+            return last
+        if checkpoints.exists():
+            logger.info("training: starting anew (settings, texts or supervision changed since the last checkpoint)")
+            remove(checkpoints)
+        write_json(mark, key)
+    return None
+
+
+def _start_fingerprint(model: str) -> object:
+    """What the student starts from: sizes and times of a folder's files would mislead, so its weights' bytes."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")]
+    return [(p.name, file_fingerprint(p)) for p in names if p.is_file()]
+
+
+def _record(trainer: Trainer, key: str, seconds: float, n_train: int, n_holdout: int) -> dict[str, Any]:
+    state = trainer.state
+    history = state.log_history
+    return {
+        "fingerprint": key,
+        "seconds": round(seconds, 3),
+        "steps": state.global_step,
+        "texts": n_train,
+        "held_out": n_holdout,
+        "best_held_out_loss": state.best_metric,
+        "best_step": state.best_global_step,
+        "losses": [{"step": h["step"], "loss": h["loss"]} for h in history if "loss" in h],
+        "held_out_losses": [{"step": h["step"], "loss": h["eval_loss"]} for h in history if "eval_loss" in h],
+    }

@@ -1,0 +1,1 @@
+"""Teachers: loading, dropout that is on, scoring, and the store of what they said."""

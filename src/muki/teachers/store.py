@@ -1,0 +1,91 @@
+"""One Parquet file for each (teacher, shard): written whole, checked when read, keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from muki.arrow import matrix, vectors
+from muki.files import replacing
+from muki.teachers.outputs import TeacherOutputs
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a shard's outputs were made from; each is a content fingerprint, `passes` the dropout passes (0: none)."""
+
+    teacher: str
+    texts: str
+    settings: str
+    passes: int
+
+    def serves(self, wanted: Source) -> str | None:
+        """None where outputs of this source can be used for `wanted`, else what has changed.
+
+        Outputs with dropout passes also serve where none are wanted: the deterministic pass is always there.
+        """
+        changed = [name for name in ("teacher", "texts", "settings") if getattr(self, name) != getattr(wanted, name)]
+        if not changed and wanted.passes not in (0, self.passes):
+            changed = [f"passes ({self.passes} to {wanted.passes})"]
+        return f"changed: {', '.join(changed)}" if changed else None
+
+
+def write_outputs(path: Path, outputs: TeacherOutputs, source: Source) -> None:
+    """Write one shard's outputs, with what they were made from and a digest of the content."""
+    columns = {
+        "row": pa.array(outputs.rows),
+        "logits": vectors(outputs.logits),
+        "mc_mean": vectors(outputs.mc_mean),
+        "passes": pa.array(outputs.passes),
+        "pass_entropy": pa.array(outputs.pass_entropy),
+        "pass_spread": pa.array(outputs.pass_spread),
+    }
+    if outputs.features is not None:
+        columns["features"] = vectors(outputs.features)
+    metadata = {"muki.source": json.dumps(asdict(source)), "muki.digest": _digest(outputs)}
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_outputs(path: Path) -> tuple[TeacherOutputs, Source] | None:
+    """Read one shard's outputs and their source; None where the file is absent, cut short or altered."""
+    try:
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        source = Source(**json.loads(metadata[b"muki.source"]))
+        outputs = TeacherOutputs(
+            rows=table["row"].to_numpy(),
+            passes=table["passes"].to_numpy(),
+            pass_entropy=table["pass_entropy"].to_numpy(),
+            pass_spread=table["pass_spread"].to_numpy(),
+            logits=matrix(table["logits"]),
+            mc_mean=matrix(table["mc_mean"]),
+            features=matrix(table["features"]) if "features" in table.column_names else None,
+        )
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+    return (outputs, source) if metadata.get(b"muki.digest") == _digest(outputs).encode() else None
+
+
+def why_pending(path: Path, wanted: Source) -> str | None:
+    """Why a shard must be scored: `absent`, `damaged`, or what has changed; None where its file can be used."""
+    if not path.exists():
+        return "absent"
+    found = read_outputs(path)
+    return "damaged" if found is None else found[1].serves(wanted)
+
+
+def _digest(outputs: TeacherOutputs) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("rows", "logits", "mc_mean", "passes", "pass_entropy", "pass_spread", "features"):
+        value = getattr(outputs, name)
+        if value is not None:
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,368 @@
+"""Any text source, read as a stream of `Text`s and cut once into shards with stable row ids."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from muki.errors import TextsError
+from muki.files import file_fingerprint, fingerprint, read_json, replacing, write_json
+
+logger = logging.getLogger(__name__)
+
+SHARD_ROWS = 1024
+_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+_LISTED = 1000  # skipped rows listed in the manifest; all are counted
+
+_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("text_pair", pa.string()),
+        ("label", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text. `row` is its position in the source, counted from 0 before anything is skipped."""
+
+    row: int
+    text: str
+    text_pair: str | None = None
+    id: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns (or JSON keys) hold what. Only `text` must exist; `id` falls back to the row number."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of texts: the unit of all work and of all resuming."""
+
+    name: str
+    rows: int
+    fingerprint: str
+
+
+@dataclass
+class TextShards:
+    """A folder of shards with its manifest `texts.json`."""
+
+    folder: Path
+    source: str
+    fingerprint: str
+    rows: int
+    shards: list[Shard]
+    skipped: int = 0
+    skipped_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def read(self, shard: Shard) -> list[Text]:
+        """Load one shard's texts."""
+        rows = pq.read_table(self.folder / shard.name).to_pylist()
+        return [Text(r["row"], r["text"], r["text_pair"], r["id"], r["label"]) for r in rows]
+
+    def __iter__(self) -> Iterator[Text]:
+        """Iterate over all texts, one shard in memory at a time."""
+        for shard in self.shards:
+            yield from self.read(shard)
+
+    @classmethod
+    def load(cls, folder: Path) -> TextShards | None:
+        """Read the manifest of a finished folder; None where there is none."""
+        content = read_json(folder / "texts.json")
+        if content is None:
+            return None
+        content["shards"] = [Shard(**shard) for shard in content["shards"]]
+        return cls(folder=folder, **content)
+
+
+def source_fingerprint(source: str | Sequence[Any], columns: Columns, split: str | None = None) -> str:
+    """Fingerprint a source by content: the bytes of its files, the texts of a list, the name of a Hub data set."""
+    if not isinstance(source, str):
+        return fingerprint("texts", [_plain(item) for item in source], asdict(columns))
+    if Path(source).exists():
+        return fingerprint("files", [file_fingerprint(path) for path in _files(Path(source))], asdict(columns))
+    return fingerprint("hub", source, split, asdict(columns))
+
+
+def cut(
+    source: str | Sequence[Any],
+    folder: Path,
+    columns: Columns | None = None,
+    *,
+    split: str | None = None,
+    shard_rows: int = SHARD_ROWS,
+    limit: int | None = None,
+) -> TextShards:
+    """Cut a text source into Parquet shards. Empty and whitespace texts are skipped, counted and listed.
+
+    Args:
+        source: a file (jsonl, csv, tsv, txt, parquet; also gzipped), a folder of these, the name of a Hub data set,
+            or a sequence of strings or mappings.
+        folder: where the shards go; written whole or not at all.
+        columns: which columns hold text, text pair, label and id.
+        split: the split of a Hub data set.
+        shard_rows: texts per shard, at least 1. A shard is what an interruption costs at most.
+        limit: keep only the first texts.
+
+    Raises:
+        TextsError: nothing to read, a wrong column, a broken line (named), bytes that are not UTF-8, or no text left.
+    """
+    columns = columns or Columns()
+    key = fingerprint(source_fingerprint(source, columns, split), shard_rows, limit)
+    known = TextShards.load(folder)
+    if known is not None and known.fingerprint == key:
+        logger.info("texts: reusing %d texts in %s (same source)", known.rows, folder)
+        return known
+
+    name = source if isinstance(source, str) else f"{len(source)} texts in memory"
+    skipped: list[dict[str, Any]] = []
+    n_skipped = 0
+
+    def kept() -> Iterator[Text]:
+        nonlocal n_skipped
+        for text in read(source, columns, split=split):
+            if text.text.strip():
+                yield text
+                continue
+            n_skipped += 1
+            if len(skipped) < _LISTED:
+                skipped.append({"row": text.row, "id": text.id, "why": "empty"})
+
+    shards: list[Shard] = []
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        stream = itertools.islice(kept(), limit)
+        while rows := list(itertools.islice(stream, shard_rows)):
+            shard_name = f"shard-{len(shards):05d}.parquet"
+            _write_shard(rows, temporary / shard_name)
+            content = fingerprint([[t.row, t.text, t.text_pair] for t in rows])
+            shards.append(Shard(shard_name, len(rows), content))
+        total = sum(shard.rows for shard in shards)
+        if not total:
+            raise TextsError(
+                f"texts '{name}': no text left ({n_skipped} empty ones skipped); at least one non-empty text is needed"
+            )
+        manifest = TextShards(folder, name, key, total, shards, n_skipped, skipped)
+        content_json = {k: v for k, v in asdict(manifest).items() if k != "folder"}
+        write_json(temporary / "texts.json", content_json)
+    if n_skipped:
+        logger.warning("texts: %d empty texts skipped in %s; listed in %s", n_skipped, name, folder / "texts.json")
+    return manifest
+
+
+def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: str | None = None) -> Iterator[Text]:
+    """Stream the texts of any source; nothing is skipped here (an empty or missing text is the empty string)."""
+    columns = columns or Columns()
+    if not isinstance(source, str):
+        return _from_rows(source, columns, "texts in memory")
+    path = Path(source)
+    if path.exists():
+        return _renumbered(text for file in _files(path) for text in _read_file(file, columns))
+    if _looks_like_a_file(source):
+        raise TextsError(
+            f"texts '{source}': no such file or folder; give a {_known_suffixes()} file, or a folder of these"
+        )
+    return _from_hub(source, columns, split)
+
+
+# --- one reader for each form ------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path, columns: Columns) -> Iterator[Text]:
+    suffix = _suffix(path)
+    if suffix in (".jsonl", ".json"):
+        return _from_rows(_jsonl(path), columns, str(path))
+    if suffix in (".csv", ".tsv"):
+        return _from_rows(_csv(path, "," if suffix == ".csv" else "\t"), columns, str(path))
+    if suffix == ".parquet":
+        return _from_rows(_parquet(path), columns, str(path))
+    return (Text(row, line) for row, line in enumerate(_lines(path)))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Decode line by line, so that a wrong byte is reported with its line."""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        number = 0
+        try:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield text.removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise TextsError(
+                f"{path}, line {number}: byte {error.start + 1} (0x{error.object[error.start]:02x}) is not UTF-8; "
+                "save the file as UTF-8"
+            ) from None
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise TextsError(f"{path}, after line {number}: broken gzip file ({error})") from None
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(_lines(path), 1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TextsError(
+                f"{where}: broken JSON ({error.msg} at column {error.colno}); one object a line is expected"
+            ) from None
+        if not isinstance(item, dict):
+            raise TextsError(f'{where}: found {type(item).__name__}, expected an object like {{"text": "..."}}')
+        yield where, item
+
+
+def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader((line + "\n" for line in _lines(path)), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise TextsError(
+                f"{path}, line {start}: broken {path.suffix.lstrip('.').upper()} ({error}); check the quotes there"
+            ) from None
+        if header is None:
+            header = cells
+        elif not cells:
+            continue
+        elif len(cells) != len(header):
+            raise TextsError(
+                f"{path}, line {start}: {len(cells)} cells, but the header has {len(header)}; "
+                "quote cells that hold the separator"
+            )
+        else:
+            yield f"{path}, line {start}", dict(zip(header, cells, strict=True))
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TextsError(f"{path}: not a readable Parquet file ({error})") from None
+    row = 0
+    for batch in file.iter_batches(batch_size=SHARD_ROWS):
+        for item in batch.to_pylist():
+            yield f"{path}, row {row}", item
+            row += 1
+
+
+def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
+    try:
+        import datasets
+    except ImportError:
+        raise TextsError(
+            f"texts '{name}': no such file or folder; to read a Hub data set of that name, pip install 'muki[datasets]'"
+        ) from None
+    try:
+        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+    except Exception as error:  # the library raises many kinds here
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise TextsError(
+            f"texts '{name}': no such file or folder, and not a Hub data set that can be read ({reason})"
+        ) from None
+    return _from_rows(rows, columns, name)
+
+
+def _from_rows(rows: Iterable[Any], columns: Columns, source: str) -> Iterator[Text]:
+    """Turn mappings, `(where, mapping)` pairs or plain strings into texts."""
+    for row, item in enumerate(rows):
+        where = f"{source}, row {row}"
+        if isinstance(item, tuple):
+            where, item = item
+        if isinstance(item, str):
+            item = {columns.text: item}
+        if not isinstance(item, Mapping):
+            raise TextsError(
+                f"{where}: found {type(item).__name__}, expected a string or a mapping with '{columns.text}'"
+            )
+        wanted = [columns.text, columns.text_pair, columns.label, columns.id]
+        missing = next((name for name in wanted if name and name not in item), None)
+        if missing:
+            raise TextsError(
+                f"{where}: no column '{missing}'; the columns there are: {', '.join(map(str, item)) or 'none'}"
+            )
+        label = item[columns.label] if columns.label else None
+        identity = item[columns.id] if columns.id else item.get("id")
+        yield Text(
+            row=row,
+            text=_string(item[columns.text], columns.text, where) or "",
+            text_pair=(_string(item[columns.text_pair], columns.text_pair, where) or "") if columns.text_pair else None,
+            id=None if identity is None else str(identity),
+            label=None if label is None else str(label),
+        )
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
+
+
+def _string(value: object, column: str, where: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TextsError(f"{where}: '{column}' is {value!r:.40} ({type(value).__name__}), expected a string")
+    return value.encode("utf-8", "replace").decode() if any("\ud800" <= c <= "\udfff" for c in value) else value
+
+
+def _renumbered(texts: Iterator[Text]) -> Iterator[Text]:
+    for row, text in enumerate(texts):
+        yield text if text.row == row else Text(row, text.text, text.text_pair, text.id, text.label)
+
+
+def _plain(item: Any) -> Any:
+    return {str(k): str(v) for k, v in item.items()} if isinstance(item, Mapping) else str(item)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        if _suffix(path) not in _SUFFIXES:
+            raise TextsError(f"texts '{path}': unknown kind of file; expected {_known_suffixes()}")
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.is_file() and _suffix(p) in _SUFFIXES and not p.name.startswith("."))
+    if not found:
+        raise TextsError(f"texts '{path}': a folder without text files; expected {_known_suffixes()}")
+    return found
+
+
+def _suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _known_suffixes() -> str:
+    return ", ".join(s.lstrip(".") for s in _SUFFIXES if s != ".json") + " (or .gz of them)"
+
+
+def _looks_like_a_file(source: str) -> bool:
+    return bool(_suffix(Path(source)) in _SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1)
+
+
+def _write_shard(rows: list[Text], path: Path) -> None:
+    columns = {name: [getattr(text, name) for text in rows] for name in _SCHEMA.names}
+    columns["id"] = [str(text.row) if text.id is None else text.id for text in rows]
+    pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
