@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import WORDS, save_encoder, save_teacher
 
-SENTENCES = [s.strip() for s in WORDS.split(".") if s.strip()]
+torch.set_num_threads(1)  # tiny models; several test processes share the cores
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,9 @@ class TeacherConfig(_Section):
     labels: dict[str, str] = Field(default_factory=dict, description="own label name to wanted name")
     prefix: str = Field("", description='put before each text, e.g. "query: "')
     max_length: int = Field(128, ge=2, description="tokens per text")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the parameters while scoring")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32, and dropout passes in bfloat16 where this machine computes it faster"
+    )
     revision: str | None = Field(None, description="of a Hub repository")
     dropout_override: float | None = Field(None, gt=0, lt=1, description="set all dropout rates to this")
 

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from muki.batches import tokenize
+from muki.compute import fast_dtype
 from muki.config import StudentConfig, TrainingConfig
 from muki.errors import StudentError
 from muki.files import file_fingerprint, fingerprint, read_json, remove, replacing, write_json
@@ -177,7 +178,7 @@ def training_arguments(
         "remove_unused_columns": False,
         "label_names": ["target", "weight"],
         "prediction_loss_only": True,
-        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "bf16": fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     if evaluate:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from muki.compute import fast_dtype
 from muki.errors import TeacherError
 from muki.files import fingerprint
 from muki.labels import label_names, rename
@@ -31,11 +34,12 @@ class Teacher:
 
     Attributes:
         name: unique in a run; names its folder of scores.
-        model: a sequence classifier in eval mode.
+        model: a sequence classifier in eval mode; does the deterministic pass.
         tokenizer: the model's own.
         labels: label names by column, after renaming.
         prefix: put before each text, e.g. "query: " for E5 models.
         max_length: tokens per text; longer texts are cut.
+        passes_dtype: number format of the dropout passes, whose rounding drowns in the dropout's own noise.
         dropout_override: the explicit dropout rate this teacher was rebuilt with; None for its own.
         fingerprint: of weights, label names and tokenizer; equal content, equal fingerprint, wherever it lies.
     """
@@ -46,6 +50,7 @@ class Teacher:
     labels: tuple[str, ...]
     prefix: str = ""
     max_length: int = DEFAULT_MAX_LENGTH
+    passes_dtype: torch.dtype = torch.float32
     dropout_override: float | None = None
     fingerprint: str = ""
 
@@ -53,6 +58,13 @@ class Teacher:
     def device(self) -> torch.device:
         """Where the model lies."""
         return self.model.device
+
+    @cached_property
+    def passes_model(self) -> PreTrainedModel:
+        """The model that does the dropout passes: `model`, or a copy of it in `passes_dtype`."""
+        if self.passes_dtype == self.model.dtype:
+            return self.model
+        return cast("PreTrainedModel", cast(Any, copy.deepcopy(self.model)).to(self.passes_dtype))
 
     @property
     def parameters(self) -> int:
@@ -66,6 +78,7 @@ class Teacher:
             "max_length": self.max_length,
             "dropout_override": self.dropout_override,
             "dtype": str(self.model.dtype).removeprefix("torch."),
+            "passes_dtype": str(self.passes_dtype).removeprefix("torch."),
         }
 
 
@@ -76,7 +89,7 @@ def load_teacher(
     labels: Mapping[str, str] | None = None,
     prefix: str = "",
     max_length: int = DEFAULT_MAX_LENGTH,
-    dtype: str = "float32",
+    dtype: str = "auto",
     revision: str | None = None,
     dropout_override: float | None = None,
     trust_remote_code: bool = False,
@@ -90,7 +103,8 @@ def load_teacher(
         labels: own label name to wanted name, for those to be renamed.
         prefix: put before each text.
         max_length: tokens per text, at least 2; cut down to what the model can take.
-        dtype: of the parameters while scoring: "float32", "bfloat16" or "float16".
+        dtype: "auto" for float32, with dropout passes in bfloat16 where this machine computes it clearly faster; or
+            one of "float32", "bfloat16", "float16" for all passes.
         revision: of a Hub repository.
         dropout_override: set every dropout rate to this, in (0, 1): an explicit choice for models trained without.
         trust_remote_code: run code that comes with the checkpoint.
@@ -103,12 +117,19 @@ def load_teacher(
     name = name or Path(model).name or model
     _require_folder_if_path(model, name)
     try:
-        loaded, tokenizer = _load(model, name, labels or {}, getattr(torch, dtype), revision, trust_remote_code)
+        loaded, tokenizer = _load(
+            model,
+            name,
+            labels or {},
+            torch.float32 if dtype == "auto" else getattr(torch, dtype),
+            revision,
+            trust_remote_code,
+        )
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         raise TeacherError(f"teacher '{name}': cannot be loaded from '{model}' ({_first_line(error)})") from error
     return wrap_teacher(
         loaded, tokenizer, name=name, labels=labels, prefix=prefix, max_length=max_length,
-        dropout_override=dropout_override, device=device,
+        passes_dtype=None if dtype == "auto" else loaded.dtype, dropout_override=dropout_override, device=device,
     )  # fmt: skip
 
 
@@ -120,10 +141,14 @@ def wrap_teacher(
     labels: Mapping[str, str] | None = None,
     prefix: str = "",
     max_length: int = DEFAULT_MAX_LENGTH,
+    passes_dtype: torch.dtype | None = None,
     dropout_override: float | None = None,
     device: str | torch.device | None = None,
 ) -> Teacher:
-    """Make a teacher of a model and tokenizer that are loaded already; same checks as `load_teacher`."""
+    """Make a teacher of a model and tokenizer that are loaded already; same checks as `load_teacher`.
+
+    `passes_dtype` None takes bfloat16 for the dropout passes of a float32 model where the machine computes it faster.
+    """
     _require_single_label_classifier(model.config, name)
     own_labels = label_names(model)
     renamed = rename(name, own_labels, labels or {})
@@ -133,6 +158,8 @@ def wrap_teacher(
         model = with_dropout(model, dropout_override)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if passes_dtype is None:
+        passes_dtype = fast_dtype(str(device)) if model.dtype == torch.float32 else model.dtype
     return Teacher(
         name=name,
         model=model.to(device).eval(),  # type: ignore[arg-type]
@@ -140,6 +167,7 @@ def wrap_teacher(
         labels=renamed,
         prefix=prefix,
         max_length=usable_length(model.config, tokenizer, max_length, name),
+        passes_dtype=passes_dtype,
         dropout_override=dropout_override,
         fingerprint=content,
     )

@@ -112,7 +112,9 @@ class DropoutMasks(TorchFunctionMode):
         if size > self.table_length // 2:
             return F.dropout(x, p)
         table = self._table(p, x.dtype, x.device)
-        starts = splitmix64(self._keys + np.uint64(self._site) * _GOLDEN) % np.uint64(self.table_length - size)
+        site = splitmix64(np.array([self._site], dtype=np.uint64))
+        places = np.uint64(self.table_length // 2)  # not what the window leaves over: that would depend on padding
+        starts = splitmix64(self._keys ^ site) % places
         multiply = _by_windows if x.device.type == "cpu" else _by_gather
         return multiply(blocks, table, starts.astype(np.int64), strides).reshape(x.shape)
 
@@ -145,8 +147,8 @@ def pass_keys(seed: int, rows: NDArray[np.int64], number: int) -> NDArray[np.uin
         rows: row ids of the texts, shape (n,).
         number: of the pass, from 0.
     """
-    base = splitmix64(np.array([(seed + number * 0x632BE59BD9B4E019) % 2**64], dtype=np.uint64))
-    return splitmix64(base ^ splitmix64(rows.astype(np.uint64)))
+    base = splitmix64(splitmix64(np.array([seed % 2**64], dtype=np.uint64)) + np.uint64(number))
+    return splitmix64(base + rows.astype(np.uint64))  # nested, not xor-ed: (seed, row) and (row, seed) must differ
 
 
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

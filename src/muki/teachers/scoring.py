@@ -86,17 +86,17 @@ def score_texts(
 
     for index, batch in length_batches(teacher.tokenizer, encodings, batch_tokens):
         with torch.inference_mode():
-            logits[index] = _finite(_forward(teacher, batch), teacher, rows[index])
+            logits[index] = _finite(_forward(teacher.model, batch), teacher, rows[index])
             if advance:
                 advance(len(index))
             if masks is None:
                 continue
-            with dropout_on(teacher.model), torch.random.fork_rng(devices=[]):
+            with dropout_on(teacher.passes_model), torch.random.fork_rng(devices=[]):
                 for number in range(passes):
                     keys = pass_keys(mask_seed, rows[index], number)
                     torch.manual_seed(int(keys[0] >> np.uint64(1)))  # for the rare dropout that no mask can reach
                     with masks.batch(keys):
-                        drawn = _forward(teacher, batch)
+                        drawn = _forward(teacher.passes_model, batch)
                     if first is None:
                         first = drawn
                     elif not proven:
@@ -126,9 +126,9 @@ def masks_for(teacher: Teacher) -> DropoutMasks:
     return DropoutMasks(length, max(heads * length * length, length * max(sizes)))
 
 
-def _forward(teacher: Teacher, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _forward(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits of one forward pass as float32 on the CPU, shape (batch, C)."""
-    logits: torch.Tensor = teacher.model(**{key: value.to(teacher.device) for key, value in batch.items()}).logits
+    logits: torch.Tensor = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
     return logits.float().cpu()
 
 
