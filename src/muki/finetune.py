@@ -56,7 +56,7 @@ def finetune(
 
     from muki.student.model import load_student
     from muki.student.training import save_classifier
-    from muki.teachers.loading import usable_length
+    from muki.teachers.checks import usable_length
 
     columns = columns or Columns(label="label")
     training = training or TrainingConfig()

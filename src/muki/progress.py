@@ -35,21 +35,21 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
         return
 
     start = last = time.monotonic()
-    done_so_far = 0
+    done_so_far = done_at_last = 0
 
     def advance(done: int) -> None:
-        nonlocal last, done_so_far
+        nonlocal last, done_so_far, done_at_last
         done_so_far += done
         now = time.monotonic()
         first = last == start and now - start > _SILENT_SECONDS
         if first or now - last > _LINE_SECONDS:
-            rate = done_so_far / (now - start)
+            rate = (done_so_far - done_at_last) / (now - last)  # of the time since the last line: speeds change
             if total is None:
                 logger.info("%s: %d %s, %.3g/s", title, done_so_far, unit, rate)
             else:
                 left = clock((total - done_so_far) / rate) if rate else "?"
                 logger.info("%s: %d/%d %s, %.3g/s, %s left", title, done_so_far, total, unit, rate, left)
-            last = now
+            last, done_at_last = now, done_so_far
 
     yield advance
     if last > start:

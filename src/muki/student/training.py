@@ -30,7 +30,7 @@ from muki.progress import clock, progress
 from muki.student.data import SupervisedTexts, SupervisionCollator, split_holdout
 from muki.student.losses import integration_loss
 from muki.student.model import load_student
-from muki.teachers.loading import usable_length
+from muki.teachers.checks import usable_length
 from muki.texts import TextShards
 
 if TYPE_CHECKING:

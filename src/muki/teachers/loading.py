@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +16,22 @@ from muki.compute import fast_dtype
 from muki.errors import TeacherError
 from muki.files import fingerprint
 from muki.labels import label_names, rename
+from muki.teachers.adapters import load_adapter
+from muki.teachers.checks import (
+    refuse_remote_code,
+    require_folder_if_path,
+    require_padding,
+    require_single_label_classifier,
+    usable_length,
+)
 from muki.teachers.dropout import with_dropout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 128
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
 
 
 @dataclass
@@ -115,7 +121,7 @@ def load_teacher(
         LabelError: generic or doubled label names, or an alias for a label that is not there.
     """
     name = name or Path(model).name or model
-    _require_folder_if_path(model, name)
+    require_folder_if_path(model, name)
     try:
         loaded, tokenizer = _load(
             model,
@@ -149,10 +155,10 @@ def wrap_teacher(
 
     `passes_dtype` None takes bfloat16 for the dropout passes of a float32 model where the machine computes it faster.
     """
-    _require_single_label_classifier(model.config, name)
+    require_single_label_classifier(model.config, name)
     own_labels = label_names(model)
     renamed = rename(name, own_labels, labels or {})
-    _require_padding(model, tokenizer, name)
+    require_padding(model, tokenizer, name)
     content = content_fingerprint(model, tokenizer)
     if dropout_override is not None:
         model = with_dropout(model, dropout_override)
@@ -184,47 +190,16 @@ def content_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     return fingerprint(*parts)
 
 
-def usable_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, wanted: int, name: str) -> int:
-    """Cut `wanted` tokens down to what model and tokenizer can take."""
-    positions = getattr(config, "max_position_embeddings", None) or wanted
-    if config.model_type in _OFFSET_POSITIONS:  # position ids start after the padding id there
-        positions -= (config.pad_token_id or 0) + 1
-    usable = min(wanted, positions, tokenizer.model_max_length)
-    if usable < wanted:
-        logger.warning("'%s': max_length %d cut down to the %d tokens that it can take", name, wanted, usable)
-    return int(usable)
-
-
-# --- checks ------------------------------------------------------------------------------------------------------
-
-
-def _require_folder_if_path(model: str, name: str) -> None:
-    """A missing folder should not be looked up on the Hub first, where `teachers/a` is a valid id."""
-    path = Path(model)
-    if path.exists():
-        if not path.is_dir():
-            raise TeacherError(f"teacher '{name}': '{model}' is a file; give the folder that save_pretrained wrote")
-        if not ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
-            raise TeacherError(
-                f"teacher '{name}': no config.json in '{model}'; give the folder that save_pretrained wrote "
-                "(or a PEFT adapter's, with adapter_config.json)"
-            )
-    elif path.is_absolute() or model.startswith((".", "~")) or len(path.parts) != 2 or path.parent.is_dir():
-        if len(path.parts) == 1 and not path.is_absolute() and not model.startswith((".", "~")):
-            return  # a Hub id without owner, e.g. "distilbert-base-uncased-finetuned-sst-2-english"
-        raise TeacherError(f"teacher '{name}': no such folder: '{model}'; give a save_pretrained folder or a Hub id")
-
-
 def _load(
     model: str, name: str, aliases: Mapping[str, str], dtype: torch.dtype, revision: str | None, trust: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     if (Path(model) / "adapter_config.json").exists():
-        return _load_adapter(Path(model), name, aliases, dtype)
-    _refuse_remote_code(Path(model) / "config.json", name, trust)
+        return load_adapter(Path(model), name, dtype)
+    refuse_remote_code(Path(model) / "config.json", name, trust)
     config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
-    _require_single_label_classifier(config, name)
+    require_single_label_classifier(config, name)
     loaded, info = AutoModelForSequenceClassification.from_pretrained(
         model, dtype=dtype, revision=revision, trust_remote_code=trust, output_loading_info=True
     )
@@ -236,93 +211,6 @@ def _load(
         )
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust)
     return loaded, tokenizer
-
-
-def _load_adapter(
-    folder: Path, name: str, aliases: Mapping[str, str], dtype: torch.dtype
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a PEFT adapter on its base model, unmerged: merging would remove its dropout."""
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise TeacherError(f"teacher '{name}': '{folder}' is a PEFT adapter; pip install 'muki[peft]'") from None
-    from safetensors.torch import load_file
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    weights = folder / "adapter_model.safetensors"
-    heads = [
-        tensor.shape[0]
-        for key, tensor in (load_file(weights).items() if weights.exists() else ())
-        if key.endswith("weight") and "lora_" not in key and any(part in key for part in ("classifier", "score"))
-    ]
-    if not heads:
-        raise TeacherError(
-            f"teacher '{name}': the adapter '{folder}' holds no classification head; train it with task_type=SEQ_CLS "
-            "(or modules_to_save=['classifier']) so that the head is saved"
-        )
-    labels = _adapter_labels(folder, heads[-1])
-    base = AutoModelForSequenceClassification.from_pretrained(
-        adapter["base_model_name_or_path"],
-        dtype=dtype,
-        id2label=dict(enumerate(labels)),
-        label2id={label: column for column, label in enumerate(labels)},
-        ignore_mismatched_sizes=True,
-    )
-    has_tokenizer = (folder / "tokenizer_config.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder) if has_tokenizer else adapter["base_model_name_or_path"])
-    model: Any = PeftModel.from_pretrained(base, str(folder))
-    return model, tokenizer
-
-
-def _adapter_labels(folder: Path, n_labels: int) -> list[str]:
-    """An adapter folder has no label names of its own, unless its trainer put a config.json beside it."""
-    config = folder / "config.json"
-    stored = json.loads(config.read_text(encoding="utf-8")).get("id2label", {}) if config.exists() else {}
-    return [str(stored.get(str(column), f"LABEL_{column}")) for column in range(n_labels)]
-
-
-def _refuse_remote_code(config: Path, name: str, trust: bool) -> None:
-    if trust or not config.exists():
-        return
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TeacherError(f"teacher '{name}': '{config}' is not readable JSON ({error})") from None
-    if "auto_map" in content:
-        raise TeacherError(
-            f"teacher '{name}': its checkpoint wants to run code of its own ({config.name} has auto_map); "
-            "read that code, then allow it with --trust-remote-code"
-        )
-
-
-def _require_single_label_classifier(config: PreTrainedConfig, name: str) -> None:
-    if config.problem_type == "regression":
-        raise TeacherError(f"teacher '{name}': a regression model (problem_type=regression); a classifier is expected")
-    if config.problem_type == "multi_label_classification":
-        raise TeacherError(
-            f"teacher '{name}': a multi-label classifier (problem_type=multi_label_classification); one with exactly "
-            "one label per text is expected"
-        )
-    if (config.num_labels or 0) < 2:
-        raise TeacherError(
-            f"teacher '{name}': one class only (num_labels={config.num_labels}); its certainty is undefined, "
-            "two or more classes are expected"
-        )
-
-
-def _require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Give a decoder's tokenizer its end token as padding, as is usual; refuse where there is none."""
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise TeacherError(
-                f"teacher '{name}': its tokenizer has neither a padding token nor an end token; set one "
-                "(tokenizer.pad_token = ...) and save the tokenizer in the teacher's folder"
-            )
-        logger.warning("teacher '%s': no padding token; using its end token %r", name, tokenizer.eos_token)
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,14 +1,13 @@
-"""Any text source, read as a stream of `Text`s and cut once into shards with stable row ids."""
+"""Any text source, read as a stream of `Text`s."""
 
 from __future__ import annotations
 
 import csv
 import gzip
-import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muki.errors import TextsError
-from muki.files import file_fingerprint, fingerprint, read_json, replacing, write_json
 
 logger = logging.getLogger(__name__)
 
-SHARD_ROWS = 1024
+_BATCH = 1024
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
-_LISTED = 1000  # skipped rows listed in the manifest; all are counted
-
-_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("text_pair", pa.string()),
-        ("label", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -56,122 +43,6 @@ class Columns:
     id: str | None = None
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file of texts: the unit of all work and of all resuming."""
-
-    name: str
-    rows: int
-    fingerprint: str
-
-
-@dataclass
-class TextShards:
-    """A folder of shards with its manifest `texts.json`."""
-
-    folder: Path
-    source: str
-    fingerprint: str
-    rows: int
-    shards: list[Shard]
-    skipped: int = 0
-    skipped_rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def read(self, shard: Shard) -> list[Text]:
-        """Load one shard's texts."""
-        rows = pq.read_table(self.folder / shard.name).to_pylist()
-        return [Text(r["row"], r["text"], r["text_pair"], r["id"], r["label"]) for r in rows]
-
-    def __iter__(self) -> Iterator[Text]:
-        """Iterate over all texts, one shard in memory at a time."""
-        for shard in self.shards:
-            yield from self.read(shard)
-
-    @classmethod
-    def load(cls, folder: Path) -> TextShards | None:
-        """Read the manifest of a finished folder; None where there is none."""
-        content = read_json(folder / "texts.json")
-        if content is None:
-            return None
-        content["shards"] = [Shard(**shard) for shard in content["shards"]]
-        return cls(folder=folder, **content)
-
-
-def source_fingerprint(source: str | Sequence[Any], columns: Columns, split: str | None = None) -> str:
-    """Fingerprint a source by content: the bytes of its files, the texts of a list, the name of a Hub data set."""
-    if not isinstance(source, str):
-        return fingerprint("texts", [_plain(item) for item in source], asdict(columns))
-    if Path(source).exists():
-        return fingerprint("files", [file_fingerprint(path) for path in _files(Path(source))], asdict(columns))
-    return fingerprint("hub", source, split, asdict(columns))
-
-
-def cut(
-    source: str | Sequence[Any],
-    folder: Path,
-    columns: Columns | None = None,
-    *,
-    split: str | None = None,
-    shard_rows: int = SHARD_ROWS,
-    limit: int | None = None,
-) -> TextShards:
-    """Cut a text source into Parquet shards. Empty and whitespace texts are skipped, counted and listed.
-
-    Args:
-        source: a file (jsonl, csv, tsv, txt, parquet; also gzipped), a folder of these, the name of a Hub data set,
-            or a sequence of strings or mappings.
-        folder: where the shards go; written whole or not at all.
-        columns: which columns hold text, text pair, label and id.
-        split: the split of a Hub data set.
-        shard_rows: texts per shard, at least 1. A shard is what an interruption costs at most.
-        limit: keep only the first texts.
-
-    Raises:
-        TextsError: nothing to read, a wrong column, a broken line (named), bytes that are not UTF-8, or no text left.
-    """
-    columns = columns or Columns()
-    key = fingerprint(source_fingerprint(source, columns, split), shard_rows, limit)
-    known = TextShards.load(folder)
-    if known is not None and known.fingerprint == key:
-        logger.info("texts: reusing %d texts in %s (same source)", known.rows, folder)
-        return known
-
-    name = source if isinstance(source, str) else f"{len(source)} texts in memory"
-    skipped: list[dict[str, Any]] = []
-    n_skipped = 0
-
-    def kept() -> Iterator[Text]:
-        nonlocal n_skipped
-        for text in read(source, columns, split=split):
-            if text.text.strip():
-                yield text
-                continue
-            n_skipped += 1
-            if len(skipped) < _LISTED:
-                skipped.append({"row": text.row, "id": text.id, "why": "empty"})
-
-    shards: list[Shard] = []
-    with replacing(folder) as temporary:
-        temporary.mkdir()
-        stream = itertools.islice(kept(), limit)
-        while rows := list(itertools.islice(stream, shard_rows)):
-            shard_name = f"shard-{len(shards):05d}.parquet"
-            _write_shard(rows, temporary / shard_name)
-            content = fingerprint([[t.row, t.text, t.text_pair] for t in rows])
-            shards.append(Shard(shard_name, len(rows), content))
-        total = sum(shard.rows for shard in shards)
-        if not total:
-            raise TextsError(
-                f"texts '{name}': no text left ({n_skipped} empty ones skipped); at least one non-empty text is needed"
-            )
-        manifest = TextShards(folder, name, key, total, shards, n_skipped, skipped)
-        content_json = {k: v for k, v in asdict(manifest).items() if k != "folder"}
-        write_json(temporary / "texts.json", content_json)
-    if n_skipped:
-        logger.warning("texts: %d empty texts skipped in %s; listed in %s", n_skipped, name, folder / "texts.json")
-    return manifest
-
-
 def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: str | None = None) -> Iterator[Text]:
     """Stream the texts of any source; nothing is skipped here (an empty or missing text is the empty string)."""
     columns = columns or Columns()
@@ -179,7 +50,7 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
         return _from_rows(source, columns, "texts in memory")
     path = Path(source)
     if path.exists():
-        return _renumbered(text for file in _files(path) for text in _read_file(file, columns))
+        return _renumbered(text for file in files_of(path) for text in _read_file(file, columns))
     if _looks_like_a_file(source):
         raise TextsError(
             f"texts '{source}': no such file or folder; give a {_known_suffixes()} file, or a folder of these"
@@ -267,7 +138,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     except (pa.ArrowInvalid, OSError) as error:
         raise TextsError(f"{path}: not a readable Parquet file ({error})") from None
     row = 0
-    for batch in file.iter_batches(batch_size=SHARD_ROWS):
+    for batch in file.iter_batches(batch_size=_BATCH):
         for item in batch.to_pylist():
             yield f"{path}, row {row}", item
             row += 1
@@ -335,11 +206,8 @@ def _renumbered(texts: Iterator[Text]) -> Iterator[Text]:
         yield text if text.row == row else Text(row, text.text, text.text_pair, text.id, text.label)
 
 
-def _plain(item: Any) -> Any:
-    return {str(k): str(v) for k, v in item.items()} if isinstance(item, Mapping) else str(item)
-
-
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The text files that a path stands for: itself, or those in a folder, sorted by name."""
     if path.is_file():
         if _suffix(path) not in _SUFFIXES:
             raise TextsError(f"texts '{path}': unknown kind of file; expected {_known_suffixes()}")
@@ -360,9 +228,3 @@ def _known_suffixes() -> str:
 
 def _looks_like_a_file(source: str) -> bool:
     return bool(_suffix(Path(source)) in _SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1)
-
-
-def _write_shard(rows: list[Text], path: Path) -> None:
-    columns = {name: [getattr(text, name) for text in rows] for name in _SCHEMA.names}
-    columns["id"] = [str(text.row) if text.id is None else text.id for text in rows]
-    pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")

@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all the set-up on a fresh machine.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/ready
+
+# torch first and pinned: asked for as a dependency, it would come with gigabytes of CUDA packages.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[demo,peft]' pytest pytest-xdist ruff mypy types-PyYAML
+	touch $@
+
+demo: setup
+	$(RUN)/muki demo
+
+# Tiny models: one thread for each test process beats two processes that fight for the cores.
+test: setup
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses auto
+
+lint: setup
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+clean:
+	rm -rf $(VENV) muki-demo

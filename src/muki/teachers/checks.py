@@ -1,0 +1,90 @@
+"""What a teacher must be: a folder or Hub id that holds a single-label classifier with a usable tokenizer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from muki.errors import TeacherError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
+
+
+def usable_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, wanted: int, name: str) -> int:
+    """Cut `wanted` tokens down to what model and tokenizer can take."""
+    positions = getattr(config, "max_position_embeddings", None) or wanted
+    if config.model_type in _OFFSET_POSITIONS:  # position ids start after the padding id there
+        positions -= (config.pad_token_id or 0) + 1
+    usable = min(wanted, positions, tokenizer.model_max_length)
+    if usable < wanted:
+        logger.warning("'%s': max_length %d cut down to the %d tokens that it can take", name, wanted, usable)
+    return int(usable)
+
+
+def require_folder_if_path(model: str, name: str) -> None:
+    """A missing folder should not be looked up on the Hub first, where `teachers/a` is a valid id."""
+    path = Path(model)
+    if path.exists():
+        if not path.is_dir():
+            raise TeacherError(f"teacher '{name}': '{model}' is a file; give the folder that save_pretrained wrote")
+        if not ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
+            raise TeacherError(
+                f"teacher '{name}': no config.json in '{model}'; give the folder that save_pretrained wrote "
+                "(or a PEFT adapter's, with adapter_config.json)"
+            )
+    elif path.is_absolute() or model.startswith((".", "~")) or len(path.parts) != 2 or path.parent.is_dir():
+        if len(path.parts) == 1 and not path.is_absolute() and not model.startswith((".", "~")):
+            return  # a Hub id without owner, e.g. "distilbert-base-uncased-finetuned-sst-2-english"
+        raise TeacherError(f"teacher '{name}': no such folder: '{model}'; give a save_pretrained folder or a Hub id")
+
+
+def refuse_remote_code(config: Path, name: str, trust: bool) -> None:
+    """Refuse a checkpoint that brings code of its own, unless it is trusted."""
+    if trust or not config.exists():
+        return
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TeacherError(f"teacher '{name}': '{config}' is not readable JSON ({error})") from None
+    if "auto_map" in content:
+        raise TeacherError(
+            f"teacher '{name}': its checkpoint wants to run code of its own ({config.name} has auto_map); "
+            "read that code, then allow it with --trust-remote-code"
+        )
+
+
+def require_single_label_classifier(config: PreTrainedConfig, name: str) -> None:
+    """Refuse regression, multi-label and one-class models."""
+    if config.problem_type == "regression":
+        raise TeacherError(f"teacher '{name}': a regression model (problem_type=regression); a classifier is expected")
+    if config.problem_type == "multi_label_classification":
+        raise TeacherError(
+            f"teacher '{name}': a multi-label classifier (problem_type=multi_label_classification); one with exactly "
+            "one label per text is expected"
+        )
+    if (config.num_labels or 0) < 2:
+        raise TeacherError(
+            f"teacher '{name}': one class only (num_labels={config.num_labels}); its certainty is undefined, "
+            "two or more classes are expected"
+        )
+
+
+def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Give a decoder's tokenizer its end token as padding, as is usual; refuse where there is none."""
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise TeacherError(
+                f"teacher '{name}': its tokenizer has neither a padding token nor an end token; set one "
+                "(tokenizer.pad_token = ...) and save the tokenizer in the teacher's folder"
+            )
+        logger.warning("teacher '%s': no padding token; using its end token %r", name, tokenizer.eos_token)
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,10 @@
+"""Texts: any source as a stream, cut into shards."""
+
+from muki.texts.reading import Columns as Columns, Text as Text, read as read
+from muki.texts.shards import (
+    SHARD_ROWS as SHARD_ROWS,
+    Shard as Shard,
+    TextShards as TextShards,
+    cut as cut,
+    source_fingerprint as source_fingerprint,
+)

@@ -1,0 +1,83 @@
+"""The shape of the code: imports go one way, importing is cheap, every command explains itself."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import muki
+from muki.cli import app
+
+SOURCE = Path(muki.__file__).parent
+
+# Each room may import from the rooms before it (and from itself).
+ROOMS = [
+    "errors", "files", "formulas", "arrow", "compute", "progress", "labels", "texts", "batches",
+    "teachers", "routing", "methods", "config", "run_folder", "engines", "integration",
+    "student", "predict", "evaluation", "finetune", "pipeline", "api", "demo", "cli", "__main__",
+]  # fmt: skip
+
+
+def imports() -> list[tuple[str, str, str]]:
+    found = []
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found += [
+                (str(path.relative_to(SOURCE)), room, n.split(".")[1]) for n in names if n and n.startswith("muki.")
+            ]
+    return found
+
+
+def test_imports_go_down_the_list_only():
+    wrong = [(file, target) for file, room, target in imports() if ROOMS.index(target) > ROOMS.index(room)]
+    assert not wrong
+
+
+def test_importing_muki_loads_neither_torch_nor_transformers_and_takes_well_under_a_second():
+    heavy = ("torch", "transformers", "pandas", "pyarrow", "numpy")
+    code = (
+        "import sys, time; start = time.perf_counter(); import muki; seconds = time.perf_counter() - start; "
+        f"print(seconds, [name for name in {heavy} if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    seconds, loaded = out.split(" ", 1)
+    assert loaded.strip() == "[]"
+    assert float(seconds) < 0.5
+
+
+def test_every_public_name_can_be_had():
+    for name in muki.__all__:
+        assert getattr(muki, name) is not None
+    with pytest.raises(AttributeError, match=r"^module 'muki' has no attribute 'nothing'$"):
+        muki.nothing  # noqa: B018
+
+
+def commands() -> list[str]:
+    return [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+def test_the_commands_are_those_documented():
+    assert commands() == [
+        "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "demo",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_has_an_example(command: str):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert re.search(rf"Example: (muki|accelerate launch -m muki) {command}", result.output)
+
+
+def test_no_module_outgrows_its_room():
+    long = {p.name: n for p in SOURCE.rglob("*.py") if (n := p.read_text(encoding="utf-8").count("\n")) > 350}
+    assert not long
