@@ -178,6 +178,7 @@ def training_arguments(
         "remove_unused_columns": False,
         "label_names": ["target", "weight"],
         "prediction_loss_only": True,
+        "use_cpu": not torch.accelerator.is_available(),
         "bf16": fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
