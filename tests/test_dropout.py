@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from tiny import WORDS, model_and_tokenizer
 
+from muki.certainty import certainty
 from muki.errors import DropoutError
 from muki.formulas import entropy, softmax
 from muki.teachers.dropout import dropout_on, dropout_rates
 from muki.teachers.loading import Teacher, wrap_teacher
 from muki.teachers.masks import DropoutMasks, _by_gather, _by_windows, pass_keys
-from muki.teachers.scoring import masks_for, probe_dropout, score_texts
+from muki.teachers.scoring import Passes, _outputs, masks_for, probe_dropout, score_texts
 from muki.texts import Text
 
 LABELS = ["sports", "politics", "business"]
@@ -256,15 +257,39 @@ def test_the_deterministic_pass_is_the_models_own():
 
 
 def test_pass_statistics_by_hand():
-    from muki.teachers.scoring import PassSums, _outputs
-
-    sums = PassSums.zeros(1, 2)
-    for p in ([0.5, 0.5], [1.0, 0.0]):
-        sums.add(np.array([0]), np.array([p]))
-    outputs = _outputs(np.array([7]), np.zeros((1, 2), dtype=np.float32), sums)
+    draws = np.array([[[0.5, 0.5], [1.0, 0.0], [0.3, 0.7]]], dtype=np.float32)
+    outputs = _outputs(np.array([7]), np.zeros((1, 2), dtype=np.float32), draws, np.array([2], dtype=np.int32))
     assert outputs.mc_mean[0] == pytest.approx([0.75, 0.25])
     assert outputs.pass_entropy[0] == pytest.approx(np.log(2) / 2)
     assert outputs.pass_spread[0] == pytest.approx(np.log(2) / np.sqrt(2))  # sample standard deviation of (ln 2, 0)
+
+
+# --- adaptive passes ---------------------------------------------------------------------------------------------
+
+
+def test_adaptive_passes_stop_where_the_standard_error_is_small_enough():
+    teacher = make_teacher()
+    exact = score_texts(teacher, texts(), passes=16)
+    outputs = score_texts(teacher, texts(), passes=Passes(16, tolerance=0.02))
+    assert outputs.passes.min() >= 3
+    assert outputs.passes.mean() < 16
+    stopped = outputs.passes < 16
+    assert stopped.any()
+    # A text that needed all passes has exactly the scores of K = 16: the passes are the same ones.
+    assert outputs.mc_mean[~stopped] == pytest.approx(exact.mc_mean[~stopped], abs=1e-5)
+    assert np.abs(certainty(outputs.mc_mean) - certainty(exact.mc_mean)).max() < 0.1
+
+
+def test_a_tolerance_of_zero_error_draws_all_and_a_wide_one_the_fewest():
+    teacher = make_teacher()
+    assert (score_texts(teacher, texts(), passes=Passes(8, tolerance=1e-12)).passes == 8).all()
+    assert (score_texts(teacher, texts(), passes=Passes(8, tolerance=1.0)).passes == 3).all()
+
+
+def test_adaptive_progress_adds_up_to_all_passes():
+    done = []
+    score_texts(make_teacher(), texts(), passes=Passes(16, tolerance=0.02), advance=done.append)
+    assert sum(done) == 12 * 17
 
 
 def test_masks_are_laid_out_for_the_longest_text():

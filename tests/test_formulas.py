@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from muki.certainty import certainty, certainty_error
 from muki.formulas import entropy, kl_divergence, log_softmax, logsumexp, softmax
 from muki.integration.supervision import integrate_distributions, mean_one, pad
-from muki.routing.scores import certainty
 from muki.routing.weights import hard_weights, margin, soft_weights
 
 rng = np.random.default_rng(0)
@@ -47,6 +47,18 @@ def test_certainty_by_hand():
 def test_certainty_refuses_a_single_class():
     with pytest.raises(ValueError, match=r"^certainty needs two or more classes, found 1$"):
         certainty([[1.0]])
+
+
+def test_certainty_error_by_hand():
+    # Passes (1, 0) and (½, ½): without the first the certainty is 0, without the second 1; σ² = ½ · 2 · ¼
+    assert certainty_error([[[1.0, 0.0], [0.5, 0.5]]]) == pytest.approx([0.5])
+    assert certainty_error([[[0.9, 0.1]] * 4]) == pytest.approx([0.0])
+
+
+def test_certainty_error_estimates_the_spread_of_repeated_estimates():
+    """The mean squared jackknife error is the variance of the certainty over many sets of eight passes."""
+    draws = rng.dirichlet([6.0, 2.0, 1.0], size=(4000, 8))
+    assert np.sqrt((certainty_error(draws) ** 2).mean()) == pytest.approx(certainty(draws.mean(axis=1)).std(), rel=0.1)
 
 
 def test_soft_weights_by_hand():

@@ -16,6 +16,9 @@ class Method(BaseModel):
 
     score: str = Field("mc-entropy", description="routing score, one of " + ", ".join(SCORES))
     passes: int = Field(16, ge=0, description="Monte-Carlo dropout passes K; 0 for scores that need none")
+    tolerance: float | None = Field(
+        None, gt=0, description="stop drawing passes once the standard error of a text's certainty is at most this"
+    )
     integration: Literal["soft", "hard"] = Field("soft", description="softmax over teachers, or the surest one alone")
     temperature: float = Field(0.2, gt=0, description="τ of the softmax over teachers (soft integration)")
     reweight: Literal["margin", "none"] = Field("margin", description="texts on which teachers conflict count less")
@@ -41,6 +44,8 @@ class Method(BaseModel):
     def spelled_out(self) -> str:
         """One line for reports."""
         passes = f", K={self.passes}" if self.passes else ""
+        if passes and self.tolerance is not None:
+            passes = f", K≤{self.passes} to ±{self.tolerance:g}"
         rule = f"soft τ={self.temperature:g}" if self.integration == "soft" else "hard"
         return (
             f"{self.score}{passes}, {rule}, {'margin re-weighting' if self.reweight == 'margin' else 'no re-weighting'}"
@@ -49,6 +54,7 @@ class Method(BaseModel):
 
 PRESETS: dict[str, Method] = {
     "muki": Method(),
+    "muki-fast": Method(tolerance=0.02),
     "muki-soft": Method(reweight="none"),
     "muki-hard": Method(integration="hard", reweight="none"),
     "muki-hard-margin": Method(integration="hard"),

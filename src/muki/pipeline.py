@@ -145,8 +145,10 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
 def scoring_settings(config: RunConfig) -> ScoringSettings:
     """What the config says about scoring."""
     from muki.engines.local import ScoringSettings
+    from muki.teachers.scoring import Passes
 
-    return ScoringSettings(config.method.passes, config.scoring.seed, config.scoring.batch_tokens)
+    passes = Passes(config.method.passes, config.method.tolerance, seed=config.scoring.seed)
+    return ScoringSettings(passes, config.scoring.batch_tokens)
 
 
 def load_from_config(teacher: TeacherConfig, trust_remote_code: bool = False) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from muki.files import fingerprint
 from muki.progress import Advance, progress
 from muki.teachers.loading import Teacher
-from muki.teachers.scoring import SCORING_VERSION, score_texts
+from muki.teachers.scoring import SCORING_VERSION, Passes, score_texts
 from muki.teachers.store import Source, why_pending, write_outputs
 from muki.teachers.survey import TeacherFactory, TeacherRecord
 from muki.texts import Shard, TextShards
@@ -22,8 +22,7 @@ logger = logging.getLogger(__name__)
 class ScoringSettings:
     """What one scoring pass is to do."""
 
-    passes: int
-    seed: int
+    passes: Passes
     batch_tokens: int
 
 
@@ -40,8 +39,8 @@ def shard_source(record: TeacherRecord, shard: Shard, settings: ScoringSettings)
     return Source(
         teacher=record.fingerprint,
         texts=shard.fingerprint,
-        settings=fingerprint(SCORING_VERSION, record.settings, settings.seed),
-        passes=settings.passes,
+        settings=fingerprint(SCORING_VERSION, record.settings, settings.passes.seed),
+        passes=settings.passes.label(),
     )
 
 
@@ -74,7 +73,7 @@ def score_pending(record: TeacherRecord, factory: TeacherFactory, jobs: list[Job
 def _score_all(
     teacher: Teacher, record: TeacherRecord, pending: list[tuple[Job, Shard]], settings: ScoringSettings
 ) -> None:
-    work = sum(shard.rows for _, shard in pending) * (1 + settings.passes)
+    work = sum(shard.rows for _, shard in pending) * (1 + settings.passes.most)
     with progress(f"scoring with {teacher.name}", work, "passes") as advance:
         for job, shard in pending:
             score_shard(teacher, record, job, shard, settings, advance)
@@ -93,7 +92,6 @@ def score_shard(
         teacher,
         job.texts.read(shard),
         passes=settings.passes,
-        seed=settings.seed,
         batch_tokens=settings.batch_tokens,
         advance=advance,
     )

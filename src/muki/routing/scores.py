@@ -9,26 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from muki.formulas import Array, entropy, logsumexp, softmax
+from muki.certainty import certainty
+from muki.formulas import Array, logsumexp, softmax
 from muki.teachers.outputs import TeacherOutputs
-
-
-def certainty(probabilities: ArrayLike) -> Array:
-    """Certainty of a distribution: `1 − H(p) / log C`, in [0, 1]; 0 for the uniform law, 1 for a sure answer.
-
-    Args:
-        probabilities: shape (..., C) with C ≥ 2.
-
-    Raises:
-        ValueError: one class only, for which the normaliser `log C` is 0.
-    """
-    p = np.asarray(probabilities, dtype=np.float64)
-    if p.shape[-1] < 2:
-        raise ValueError(f"certainty needs two or more classes, found {p.shape[-1]}")
-    result: Array = np.clip(1.0 - entropy(p) / np.log(p.shape[-1]), 0.0, 1.0)
-    return result
 
 
 def mc_entropy(outputs: TeacherOutputs) -> Array:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from muki.errors import DropoutError
@@ -60,19 +61,19 @@ def with_dropout(model: PreTrainedModel, rate: float) -> PreTrainedModel:
     return cast("PreTrainedModel", rebuilt)
 
 
-def require_spread(first: torch.Tensor, second: torch.Tensor, model: PreTrainedModel, name: str) -> None:
-    """Stop where two dropout passes over the same batch give the same logits.
+def require_spread(first: NDArray[np.float32], second: NDArray[np.float32], model: PreTrainedModel, name: str) -> None:
+    """Stop where two dropout passes over the same batch give the same probabilities.
 
     Args:
-        first: logits of one pass, shape (batch, classes).
-        second: logits of another pass over the same batch, same shape.
+        first: softmax of one pass, shape (batch, classes).
+        second: softmax of another pass over the same batch, same shape.
         model: the teacher's model, for the rates in the message.
         name: the teacher's name, for the message.
 
     Raises:
         DropoutError: the passes agree up to rounding: a Monte-Carlo score would only repeat the deterministic one.
     """
-    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+    if not np.allclose(first, second, rtol=1e-4, atol=1e-6):
         return
     found = {**dropout_rates(model), **_module_rates(model)}
     rates = ", ".join(f"{key}={value:g}" for key, value in sorted(found.items())) or "no dropout at all"

@@ -1,8 +1,8 @@
-"""One teacher reads some texts: a deterministic pass, then dropout passes; sums only, never all passes at once."""
+"""One teacher reads some texts: a deterministic pass, then dropout passes until each text is known well enough."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muki.batches import BATCH_TOKENS, length_batches, tokenize
+from muki.batches import BATCH_TOKENS, Encoding, length_batches, tokenize
+from muki.certainty import certainty_error
 from muki.errors import TeacherError
 from muki.files import fingerprint
 from muki.formulas import entropy, softmax
@@ -24,34 +25,41 @@ from muki.texts import Text
 SCORING_VERSION = 1  # raise when the numbers for the same teacher, texts and settings change
 
 
-@dataclass
-class PassSums:
-    """Running sums over the dropout passes of n texts: what mean, mean entropy and its spread need."""
+@dataclass(frozen=True)
+class Passes:
+    """Which dropout passes to draw.
 
-    probabilities: NDArray[np.float64]  # (n, C)
-    entropies: NDArray[np.float64]  # (n,)
-    squared_entropies: NDArray[np.float64]  # (n,)
-    passes: NDArray[np.int32]  # (n,)
+    Attributes:
+        most: K, the most for a text; 0 for none.
+        tolerance: stop drawing for a text once the jackknife standard error of its certainty is at most this; None for
+            always K.
+        fewest: passes before the first check. Two are too few for an error estimate that can be trusted.
+        seed: of the masks.
+    """
 
-    @classmethod
-    def zeros(cls, n: int, classes: int) -> PassSums:
-        """No pass yet."""
-        return cls(np.zeros((n, classes)), np.zeros(n), np.zeros(n), np.zeros(n, dtype=np.int32))
+    most: int = 16
+    tolerance: float | None = None
+    fewest: int = 3
+    seed: int = 0
 
-    def add(self, index: NDArray[np.int64], probabilities: NDArray[np.float64]) -> None:
-        """Add one pass for the texts at `index`."""
-        entropies = entropy(probabilities)
-        self.probabilities[index] += probabilities
-        self.entropies[index] += entropies
-        self.squared_entropies[index] += entropies**2
-        self.passes[index] += 1
+    def label(self) -> str:
+        """What a store of outputs calls them: `16`, or `16 to 0.02`."""
+        return f"{self.most}" if self.tolerance is None else f"{self.most} to {self.tolerance:g}"
+
+    def rounds(self) -> Iterator[range]:
+        """Passes that are drawn between two checks."""
+        if self.tolerance is None or self.most <= self.fewest:
+            yield range(self.most)
+            return
+        yield range(self.fewest)
+        yield from (range(number, number + 1) for number in range(self.fewest, self.most))
 
 
 def score_texts(
     teacher: Teacher,
     texts: Sequence[Text],
     *,
-    passes: int = 16,
+    passes: int | Passes = 16,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     advance: Advance | None = None,
@@ -61,51 +69,75 @@ def score_texts(
     Args:
         teacher: the teacher; its mode (train or eval) is the same afterwards.
         texts: the texts; their row ids name their dropout masks.
-        passes: Monte-Carlo dropout passes K; 0 for none.
+        passes: Monte-Carlo dropout passes K (0 for none), or `Passes` for adaptive ones.
         seed: of the masks. The same seed gives the same scores for every batch size, order and number of processes,
             up to float rounding of the matrix products.
         batch_tokens: tokens per batch, padding included. Decides speed and memory, not results.
-        advance: called with the number of texts times passes that were finished.
+        advance: called with the number of texts that finished a pass; one that stops early counts its rest at once.
 
     Returns:
         outputs in the order of `texts`.
 
     Raises:
-        DropoutError: `passes` > 0 and two dropout passes over the first batch are identical.
+        DropoutError: `passes` > 0 and two dropout passes over the first batch agree.
         TeacherError: a logit is not a number.
     """
+    plan = passes if isinstance(passes, Passes) else Passes(passes, seed=seed)
     encodings = tokenize(teacher.tokenizer, texts, teacher.max_length, teacher.prefix)
-    n, classes = len(texts), len(teacher.labels)
     rows = np.array([text.row for text in texts], dtype=np.int64)
-    logits = np.zeros((n, classes), dtype=np.float32)
-    sums = PassSums.zeros(n, classes)
-    masks = masks_for(teacher) if passes else None
-    mask_seed = int(fingerprint(seed, teacher.fingerprint)[:16], 16)
-    first: torch.Tensor | None = None  # until the first batch has shown that its passes differ
-    proven = False
-
+    logits = np.zeros((len(texts), len(teacher.labels)), dtype=np.float32)
     for index, batch in length_batches(teacher.tokenizer, encodings, batch_tokens):
-        with torch.inference_mode():
-            logits[index] = _finite(_forward(teacher.model, batch), teacher, rows[index])
-            if advance:
-                advance(len(index))
-            if masks is None:
-                continue
-            with dropout_on(teacher.passes_model), torch.random.fork_rng(devices=[]):
-                for number in range(passes):
+        logits[index] = _forward(teacher, teacher.model, batch, rows[index])
+        if advance:
+            advance(len(index))
+    draws, counts = _draw(teacher, encodings, rows, plan, batch_tokens, advance)
+    return _outputs(rows, logits, draws, counts)
+
+
+def _draw(
+    teacher: Teacher,
+    encodings: Sequence[Encoding],
+    rows: NDArray[np.int64],
+    plan: Passes,
+    batch_tokens: int,
+    advance: Advance | None,
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Softmax of each dropout pass, shape (n, K, C), and how many were drawn for each text, shape (n,)."""
+    n = len(rows)
+    draws = np.zeros((n, plan.most, len(teacher.labels)), dtype=np.float32)
+    counts = np.zeros(n, dtype=np.int32)
+    if not plan.most:
+        return draws, counts
+    masks = masks_for(teacher)
+    mask_seed = int(fingerprint(plan.seed, teacher.fingerprint)[:16], 16)
+    undecided = np.arange(n)
+    proven = plan.most < 2
+    with dropout_on(teacher.passes_model), torch.random.fork_rng(devices=[]):
+        for numbers in plan.rounds():
+            chosen = [encodings[i] for i in undecided.tolist()]
+            for place, batch in length_batches(teacher.tokenizer, chosen, batch_tokens):
+                index = undecided[place]
+                for number in numbers:
                     keys = pass_keys(mask_seed, rows[index], number)
                     torch.manual_seed(int(keys[0] >> np.uint64(1)))  # for the rare dropout that no mask can reach
                     with masks.batch(keys):
-                        drawn = _forward(teacher.passes_model, batch)
-                    if first is None:
-                        first = drawn
-                    elif not proven:
-                        require_spread(first, drawn, teacher.model, teacher.name)
-                        proven = True
-                    sums.add(index, softmax(_finite(drawn, teacher, rows[index])))
+                        drawn = _forward(teacher, teacher.passes_model, batch, rows[index])
+                    draws[index, number] = softmax(drawn)
                     if advance:
                         advance(len(index))
-    return _outputs(rows, logits, sums)
+                if not proven:
+                    require_spread(draws[index, 0], draws[index, 1], teacher.model, teacher.name)
+                    proven = True
+            counts[undecided] = numbers.stop
+            if plan.tolerance is None or numbers.stop >= plan.most:
+                continue
+            decided = certainty_error(draws[undecided, : numbers.stop]) <= plan.tolerance
+            if advance:
+                advance(int(decided.sum()) * (plan.most - numbers.stop))
+            undecided = undecided[~decided]
+            if not len(undecided):
+                break
+    return draws, counts
 
 
 def probe_dropout(teacher: Teacher, text: str = "A short text to see whether two dropout passes differ.") -> None:
@@ -126,14 +158,13 @@ def masks_for(teacher: Teacher) -> DropoutMasks:
     return DropoutMasks(length, max(heads * length * length, length * max(sizes)))
 
 
-def _forward(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits of one forward pass as float32 on the CPU, shape (batch, C)."""
-    logits: torch.Tensor = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
-    return logits.float().cpu()
-
-
-def _finite(logits: torch.Tensor, teacher: Teacher, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = logits.numpy()
+def _forward(
+    teacher: Teacher, model: Any, batch: dict[str, torch.Tensor], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Logits of one forward pass, shape (batch, C), checked to be numbers."""
+    with torch.inference_mode():
+        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
+    values: NDArray[np.float32] = logits.float().cpu().numpy()
     bad = ~np.isfinite(values).all(axis=-1)
     if bad.any():
         raise TeacherError(
@@ -143,17 +174,22 @@ def _finite(logits: torch.Tensor, teacher: Teacher, rows: NDArray[np.int64]) -> 
     return values
 
 
-def _outputs(rows: NDArray[np.int64], logits: NDArray[np.float32], sums: PassSums) -> TeacherOutputs:
-    with np.errstate(invalid="ignore"):
-        drawn = np.where(sums.passes > 0, sums.passes, np.nan)
-        mean_entropy = sums.entropies / drawn
-        variance = np.maximum(sums.squared_entropies / drawn - mean_entropy**2, 0.0)
-        spread = np.sqrt(variance * drawn / np.maximum(drawn - 1.0, 1.0))
+def _outputs(
+    rows: NDArray[np.int64], logits: NDArray[np.float32], draws: NDArray[np.float32], counts: NDArray[np.int32]
+) -> TeacherOutputs:
+    """Means and spread over the drawn passes; NaN where there were none."""
+    drawn = np.arange(draws.shape[1]) < counts[:, None]  # (n, K)
+    entropies = entropy(draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(drawn[..., None], draws, 0.0).sum(axis=1, dtype=np.float64) / counts[:, None]
+        mean_entropy = np.where(drawn, entropies, 0.0).sum(axis=1) / counts
+        squares = np.where(drawn, (entropies - mean_entropy[:, None]) ** 2, 0.0).sum(axis=1)
+        spread = np.where(counts > 0, np.sqrt(squares / np.maximum(counts - 1, 1)), np.nan)
     return TeacherOutputs(
         rows=rows,
         logits=logits,
-        mc_mean=(sums.probabilities / drawn[:, None]).astype(np.float32),
-        passes=sums.passes,
+        mc_mean=mean.astype(np.float32),
+        passes=counts,
         pass_entropy=mean_entropy.astype(np.float32),
         pass_spread=spread.astype(np.float32),
     )

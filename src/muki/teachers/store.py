@@ -18,12 +18,12 @@ from muki.teachers.outputs import TeacherOutputs
 
 @dataclass(frozen=True)
 class Source:
-    """What a shard's outputs were made from; each is a content fingerprint, `passes` the dropout passes (0: none)."""
+    """What a shard's outputs were made from; each is a content fingerprint, `passes` the dropout passes ("0": none)."""
 
     teacher: str
     texts: str
     settings: str
-    passes: int
+    passes: str
 
     def serves(self, wanted: Source) -> str | None:
         """None where outputs of this source can be used for `wanted`, else what has changed.
@@ -31,7 +31,7 @@ class Source:
         Outputs with dropout passes also serve where none are wanted: the deterministic pass is always there.
         """
         changed = [name for name in ("teacher", "texts", "settings") if getattr(self, name) != getattr(wanted, name)]
-        if not changed and wanted.passes not in (0, self.passes):
+        if not changed and wanted.passes not in ("0", self.passes):
             changed = [f"passes ({self.passes} to {wanted.passes})"]
         return f"changed: {', '.join(changed)}" if changed else None
 
