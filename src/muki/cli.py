@@ -173,14 +173,24 @@ def _run(config: Any) -> None:
 
 @app.command()
 @_guarded
-def score(run: Run) -> None:
+def score(
+    run: Run,
+    processes: Annotated[int | None, typer.Option(min=1, help="share the work among processes on this machine")] = None,
+    shard_of: Annotated[str | None, typer.Option(metavar="I/N", help="only this part, e.g. of a job array")] = None,
+    prepared: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
     """One stage alone: every teacher reads every text. Only shards without a usable file are scored.
 
-    Example: muki score run.yaml
+    Example: muki score run.yaml --processes 2
+
+    Several machines share the work by files alone: `muki score run.yaml --shard-of 3/16` in a job array, or
+    `torchrun --nproc-per-node 2 -m muki score run.yaml`.
     """
     from muki import pipeline
+    from muki.engines.work import Part
 
-    pipeline.score(_config_of(run))
+    config = _config_of(run, [f"scoring.processes={processes}"] if processes else [])
+    pipeline.score(config, part=Part.parse(shard_of) if shard_of else None, prepared=prepared)
 
 
 @app.command()

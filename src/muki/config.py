@@ -78,6 +78,7 @@ class ScoringConfig(_Section):
     """How teachers are run; decides speed and memory, and the seed of the dropout masks."""
 
     seed: int = Field(0, ge=0, description="of the dropout masks")
+    processes: int = Field(1, ge=1, description="processes on this machine that share the work")
     batch_tokens: int = Field(2048, ge=1, description="tokens per batch, padding included")
 
 

@@ -8,7 +8,9 @@ teachers┘
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from muki.run_folder import RunFolder, Split
 from muki.texts import Columns, TextShards, cut
 
 if TYPE_CHECKING:
-    from muki.engines.local import ScoringSettings
+    from muki.engines.work import Part, ScoringSettings
     from muki.teachers.survey import TeacherFactory, TeacherRecord
 
 logger = logging.getLogger(__name__)
@@ -58,24 +60,52 @@ def run_all(config: RunConfig, sources: Sources | None = None) -> Result:
     return Result(Path(config.output), evaluate(config))
 
 
-def score(config: RunConfig, sources: Sources | None = None) -> None:
-    """Cut the texts, look at every teacher, and score the shards that are not scored yet."""
-    from muki.engines.local import Job, score_pending
-    from muki.teachers.survey import label_space, save_records, survey
+def score(
+    config: RunConfig, sources: Sources | None = None, part: Part | None = None, *, prepared: bool = False
+) -> None:
+    """Cut the texts, look at every teacher, and score the pairs that are not scored yet.
+
+    Args:
+        config: the run.
+        sources: loaded objects that stand in for what the config names.
+        part: score only this part of the (teacher, shard) pairs; all by default, or what `torchrun` says.
+        prepared: texts are cut and teachers are looked at already.
+    """
+    from muki.engines.local import score_here, score_in_processes
+    from muki.engines.work import Job, Part
 
     sources = sources or Sources()
     run = RunFolder(Path(config.output))
+    part = part or Part(int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1)))
+    if not prepared:
+        prepare(config, run, sources)
+    if config.scoring.processes > 1 and part.count == 1 and sources == Sources():
+        return score_in_processes(run.root, config.scoring.processes)
+    run, records, _ = _scored(config)
+    texts: dict[Split, TextShards] = {"pool": _pool(run)}
+    if config.test and (test := TextShards.load(run.texts("test"))):
+        texts["test"] = test
     factories = _factories(config, sources)
-    run.claim(config)
-    texts = cut_texts(config, run, sources)
-    records = survey(factories, {t.name or "": t.model for t in config.teachers}, passes=config.method.passes)
-    save_records(run.teachers, records)
-    space = label_space(records)
-    space.save(run.labels)
-    logger.info("label space: %d labels%s", len(space.labels), _overlap(space))
     for record in records:
         jobs = [Job(shards, run.scores(split, record.name)) for split, shards in texts.items()]
-        score_pending(record, factories[record.name], jobs, scoring_settings(config))
+        score_here(record, factories[record.name], jobs, scoring_settings(config), part)
+    return None
+
+
+def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
+    """Claim the run folder, cut the texts, look at every teacher: one process at a time."""
+    from muki.teachers.survey import label_space, save_records, survey
+
+    factories = _factories(config, sources)
+    run.claim(config)
+    with run.lock():
+        cut_texts(config, run, sources)
+        models = {teacher.name or "": teacher.model for teacher in config.teachers}
+        records = survey(factories, models, passes=config.method.passes)
+        save_records(run.teachers, records)
+        space = label_space(records)
+        space.save(run.labels)
+    logger.info("label space: %d labels%s", len(space.labels), _overlap(space))
 
 
 def cut_texts(config: RunConfig, run: RunFolder, sources: Sources) -> dict[Split, TextShards]:
@@ -98,7 +128,7 @@ def cut_texts(config: RunConfig, run: RunFolder, sources: Sources) -> dict[Split
 
 def supervise(config: RunConfig) -> str:
     """Make supervision of the scores. Returns its fingerprint."""
-    from muki.engines.local import shard_source
+    from muki.engines.work import shard_source
     from muki.integration.stage import supervise as supervise_stage
 
     run, records, space = _scored(config)
@@ -120,11 +150,12 @@ def train(config: RunConfig) -> str:
 
     run, _, space = _scored(config)
     supervision, key = load_supervision(run.supervision)
-    return train_student(
-        _pool(run), supervision, key, space.labels, config.student, config.training,
-        folder=run.student, checkpoints=run.checkpoints, record=run.training,
-        trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
+    with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext():
+        return train_student(
+            _pool(run), supervision, key, space.labels, config.student, config.training,
+            folder=run.student, checkpoints=run.checkpoints, record=run.training,
+            trust_remote_code=config.trust_remote_code,
+        )  # fmt: skip
 
 
 def evaluate(config: RunConfig) -> dict[str, Any]:
@@ -144,7 +175,7 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
 
 def scoring_settings(config: RunConfig) -> ScoringSettings:
     """What the config says about scoring."""
-    from muki.engines.local import ScoringSettings
+    from muki.engines.work import ScoringSettings
     from muki.teachers.scoring import Passes
 
     passes = Passes(config.method.passes, config.method.tolerance, seed=config.scoring.seed)

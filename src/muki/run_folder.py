@@ -16,12 +16,19 @@ run/
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
+
 from muki.config import RunConfig, load_config
 from muki.errors import RunFolderError
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["pool", "test"]
 
@@ -82,6 +89,20 @@ class RunFolder:
 
     def _split(self, split: Split) -> Path:
         return self.root if split == "pool" else self.root / "test"
+
+    @contextmanager
+    def lock(self, stage: str = "prepare") -> Iterator[None]:
+        """Keep other processes out of a stage that only one may do at a time; they wait, then find it done."""
+        lock = FileLock(self.root / f".{stage}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("waiting for another process that works on %s", self.root)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def claim(self, config: RunConfig) -> None:
         """Take the folder for this run: new, empty, or the same run's from before.

@@ -1,98 +1,70 @@
-"""The default engine: a loop over the pending (teacher, shard) pairs in this process, one teacher in memory."""
+"""The default engine: a loop over the pending pairs in this process, or in several."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from dataclasses import dataclass
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from muki.files import fingerprint
-from muki.progress import Advance, progress
-from muki.teachers.loading import Teacher
-from muki.teachers.scoring import SCORING_VERSION, Passes, score_texts
-from muki.teachers.store import Source, why_pending, write_outputs
+from muki.engines.work import Job, Pair, Part, ScoringSettings, pairs_of, pending_pairs, score_shard
+from muki.errors import TeacherError
+from muki.progress import progress
 from muki.teachers.survey import TeacherFactory, TeacherRecord
-from muki.texts import Shard, TextShards
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ScoringSettings:
-    """What one scoring pass is to do."""
-
-    passes: Passes
-    batch_tokens: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """One text source to be scored by one teacher into one folder."""
-
-    texts: TextShards
-    folder: Path
-
-
-def shard_source(record: TeacherRecord, shard: Shard, settings: ScoringSettings) -> Source:
-    """What a shard's outputs are keyed by."""
-    return Source(
-        teacher=record.fingerprint,
-        texts=shard.fingerprint,
-        settings=fingerprint(SCORING_VERSION, record.settings, settings.passes.seed),
-        passes=settings.passes.label(),
-    )
-
-
-def score_pending(record: TeacherRecord, factory: TeacherFactory, jobs: list[Job], settings: ScoringSettings) -> int:
-    """Score the shards that have no usable file yet, each into one file. Returns how many were scored."""
-    pending: list[tuple[Job, Shard]] = []
-    reasons: Counter[str] = Counter()
-    for job in jobs:
-        for shard in job.texts.shards:
-            reason = why_pending(job.folder / shard.name, shard_source(record, shard, settings))
-            if reason:
-                pending.append((job, shard))
-                reasons[reason] += 1
-    total = sum(len(job.texts.shards) for job in jobs)
-    reused = total - len(pending)
-    if reused:
-        logger.info(
-            "scores of %s: reusing %d of %d shards (same teacher, texts and settings)", record.name, reused, total
-        )
-    if not pending:
-        return 0
-    stale = {reason: count for reason, count in reasons.items() if reason != "absent"}
-    for reason, count in stale.items():
-        logger.info("scores of %s: %d shards to be scored again (%s)", record.name, count, reason)
-    teacher = factory()
-    _score_all(teacher, record, pending, settings)
+def score_here(
+    record: TeacherRecord, factory: TeacherFactory, jobs: list[Job], settings: ScoringSettings, part: Part
+) -> int:
+    """Score this part's pending pairs of one teacher. Returns how many were scored."""
+    own = [pair for place, pair in enumerate(pairs_of(record, jobs, settings)) if part.owns(place)]
+    pending = pending_pairs(record, own)
+    if pending:
+        _score(record, factory, pending, settings, part)
     return len(pending)
 
 
-def _score_all(
-    teacher: Teacher, record: TeacherRecord, pending: list[tuple[Job, Shard]], settings: ScoringSettings
+def _score(
+    record: TeacherRecord, factory: TeacherFactory, pending: list[Pair], settings: ScoringSettings, part: Part
 ) -> None:
-    work = sum(shard.rows for _, shard in pending) * (1 + settings.passes.most)
-    with progress(f"scoring with {teacher.name}", work, "passes") as advance:
-        for job, shard in pending:
-            score_shard(teacher, record, job, shard, settings, advance)
+    teacher = factory()
+    passes = 1 + settings.passes.most
+    title = f"scoring with {record.name}" + (f" (part {part})" if part.count > 1 else "")
+    with progress(title, sum(pair.shard.rows for pair in pending) * passes, "passes") as advance:
+        for pair in pending:
+            if pair.path.exists() and pair.pending is None:  # another process was faster
+                advance(pair.shard.rows * passes)
+                continue
+            score_shard(teacher, record, pair, settings, advance)
 
 
-def score_shard(
-    teacher: Teacher,
-    record: TeacherRecord,
-    job: Job,
-    shard: Shard,
-    settings: ScoringSettings,
-    advance: Advance | None = None,
-) -> None:
-    """Score one shard with one teacher into one file: the unit of all engines."""
-    outputs = score_texts(
-        teacher,
-        job.texts.read(shard),
-        passes=settings.passes,
-        batch_tokens=settings.batch_tokens,
-        advance=advance,
-    )
-    write_outputs(job.folder / shard.name, outputs, shard_source(record, shard, settings))
+def score_in_processes(run: Path, processes: int) -> None:
+    """Start `processes` processes that each score one part of the run's pairs, and wait for them.
+
+    Raises:
+        TeacherError: one of them failed; its own message is above this one.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+    command = [sys.executable, "-m", "muki", "score", str(run), "--prepared", "--shard-of"]
+    workers = [
+        subprocess.Popen([*command, str(Part(number, processes))], env=environment)
+        for number in range(1, processes + 1)
+    ]
+    try:
+        codes = [worker.wait() for worker in workers]
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+        raise
+    failed = [number for number, code in enumerate(codes, 1) if code]
+    if failed:
+        raise TeacherError(
+            f"scoring: process {', '.join(map(str, failed))} of {processes} failed, see its message above; "
+            "finished shards stay, run the same command again"
+        )
