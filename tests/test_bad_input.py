@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +25,39 @@ from tiny import byte_bpe, model_and_tokenizer, save_encoder, save_teacher
 from typer.testing import CliRunner
 
 from muki.cli import _Run, app
+from muki.methods import PRESETS
 from muki.texts import TextShards
 
 QUICK = ["method.passes=2", "training.epochs=1", "training.batch_size=8"]
 SUFFIXES = "jsonl, csv, tsv, txt, parquet (or .gz of them)"
-METHODS = "muki, muki-soft, muki-hard, muki-hard-margin, muki-no-mc, vanilla-kd"
+METHODS = ", ".join(PRESETS)
 REMOTE = "its checkpoint wants to run code of its own (config.json has auto_map); read that code, then allow it with "
 
 
 # --- the command line, and what it says ------------------------------------------------------------------------------
 
 
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
+
+
 @pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test starts like a new process in its own folder, and a look-up on the Hub fails at once."""
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a folder of its own, and a look-up on the Hub fails at once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)  # the command line sees to it at import
-    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, os.environ.get(name, "error" if "VERBOSITY" in name else "1"))
-    logger = logging.getLogger("muki")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
-    _Run.config = None
 
 
 def muki(*args: object) -> Result:
-    _Run.config = None
-    return CliRunner().invoke(app, ["-q", *map(str, args)], catch_exceptions=False)
+    """Run a command as if in a process of its own."""
+    logger = logging.getLogger("muki")
+    before = logger.handlers[:], logger.level, logger.propagate
+    try:
+        return CliRunner(env=QUIET).invoke(app, ["-q", *map(str, args)], catch_exceptions=False)
+    finally:
+        logger.handlers[:], level, logger.propagate = before
+        logger.setLevel(level)
+        _Run.config = None
 
 
 def works(*args: object) -> str:
@@ -97,9 +101,15 @@ def file(path: Path, content: str | bytes) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """All files below a folder with time and content, except the settings of the last call."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "config.yaml")
+    """All files below a folder with time and content."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
+
+
+def work(run: Path, *parts: str) -> dict[str, tuple[int, bytes]]:
+    """What a run has worked for, without what every call writes anew."""
+    wanted = parts or ("texts/", "scores/", "supervision/", "student/", "training.json")
+    return {p: c for p, c in snapshot(run).items() if p.startswith(wanted) and p != "student/README.md"}
 
 
 def reason(call: Callable[[], object]) -> str:
@@ -255,19 +265,21 @@ BAD_TEACHERS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
             "and save the tokenizer in the teacher's folder"
         ),
     ),
-    # BUG: safetensors' own error is not caught: traceback, exit code 1.
+
     "weights cut short": (
         lambda p, good: cut_short(copied(good, p)),
         lambda p: f"cannot be loaded from '{p}' (Error while deserializing header: invalid header length)",
     ),
-    # BUG: accepted; transformers makes up a tokenizer of five special tokens, every word is [UNK].
+
     "without tokenizer": (
         lambda p, good: without(copied(good, p), "token*"),
         lambda p: f"no tokenizer in '{p}'; save the model's own tokenizer there (tokenizer.save_pretrained)",
     ),
-    # BUG: KeyError from muki.labels.label_names, exit code 1.
+
     "label names with a gap": (
-        lambda p, good: copied(good, p, id2label={"0": "a", "5": "b"}, label2id={"a": 0, "b": 5}, num_labels=None),
+        lambda p, good: copied(
+            save_teacher(p.with_name("good"), "bert", ["a", "b"]), p, id2label={"0": "a", "5": "b"}
+        ),
         lambda p: "its config.json has no label name for column 1 (id2label has 0, 5); name every column there",
     ),
 }  # fmt: skip
@@ -285,7 +297,7 @@ def test_a_teacher_that_cannot_be_used_is_named_with_the_reason(kind, tmp_path, 
 def test_nothing_but_the_message_reaches_a_real_terminal(tmp_path, encoder, teachers, integrate):
     args = integrate(teachers=[teachers[1], encoder])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+    for name in QUIET:
         environment.pop(name, None)
     command = [sys.executable, "-m", "muki", "-q", *map(str, args)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -334,16 +346,12 @@ def test_a_text_that_makes_logits_nan_is_named_and_the_scores_before_it_are_kept
         "check the checkpoint, or load it with dtype: float32"
     )
     refused(message, "run", config, continues=tmp_path / "run")
-    before = snapshot(tmp_path / "run" / "scores")
-    assert [len([p for p in before if p.startswith(name)]) for name in ("culture", "bad")] == [3, 2]
+    kept = work(tmp_path / "run", "scores/culture/")
+    assert (len(kept), len(work(tmp_path / "run", "scores/bad/"))) == (3, 2)
 
     shutil.copy(teachers[0] / "model.safetensors", bad)
     works("run", config)
-    after = snapshot(tmp_path / "run" / "scores")
-    assert {p: after[p] for p in before if p.startswith("culture")} == {
-        p: content for p, content in before.items() if p.startswith("culture")
-    }
-    assert len(after) == 6
+    assert work(tmp_path / "run", "scores/culture/") == kept
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["the same folder", "a copy"])
@@ -395,7 +403,6 @@ def test_aliases_that_do_not_fit_are_refused(aliases, message, tmp_path, teacher
     refused(f"teacher 'news': {message}", "run", run_file(tmp_path / "r.yaml", content), continues=tmp_path / "run")
 
 
-# BUG: a name left out in YAML becomes the label 'None', an unquoted yes or no becomes 'True' or 'False'.
 @pytest.mark.parametrize("value", [None, False], ids=["nothing", "no"])
 def test_an_alias_that_yaml_does_not_read_as_text_is_refused(value, tmp_path, teachers, settings):
     content = settings(teachers=[{"model": str(teachers[0]), "labels": {"sports": value}}, {"model": str(teachers[1])}])
@@ -480,12 +487,12 @@ BAD_TEXTS: dict[str, tuple[str, str | bytes, Callable[[Path], str]]] = {
     "not gzip": (
         "t.txt.gz", "plain", lambda p: f"{p}, after line 0: broken gzip file (Not a gzipped file (b'pl'))",
     ),
-    # BUG: zlib.error is not caught: traceback, exit code 1.
+
     "damaged gzip": (
         "t.txt.gz", gzip.compress(b"", mtime=0)[:10] + b"\x07" * 40,
         lambda p: f"{p}, after line 0: broken gzip file (Error -3 while decompressing data: invalid block type)",
     ),
-    # BUG: says "broken GZ".
+
     "unclosed quote, gzipped": (
         "t.csv.gz", gzip.compress(b'text\n"open\n', mtime=0),
         lambda p: f"{p}, line 2: broken CSV (unexpected end of data); check the quotes there",
@@ -494,12 +501,12 @@ BAD_TEXTS: dict[str, tuple[str, str | bytes, Callable[[Path], str]]] = {
         "t.parquet", "just some text",
         lambda p: f"{p}: not a readable Parquet file ({reason(lambda: pq.ParquetFile(p))})",
     ),
-    # BUG: json's ValueError is not caught: traceback, exit code 1.
+
     "JSON number of 5,000 digits": (
         "t.jsonl", '{"text": "a", "n": ' + "1" * 5000 + "}\n",
         lambda p: f"{p}, line 1: broken JSON ({reason(lambda: int('1' * 5000))}); one object a line is expected",
     ),
-    # BUG: json's RecursionError is not caught: traceback, exit code 1.
+
     "JSON nested too deeply": (
         "t.jsonl", "[" * 100_000 + "\n",
         lambda p: f"{p}, line 1: broken JSON (nested too deeply); one object a line is expected",
@@ -533,14 +540,18 @@ def test_missing_texts_and_empty_folders_are_named(tmp_path, integrate):
     refused(empty, *integrate(texts=folder, output=tmp_path / "r2"), continues=tmp_path / "r2")
 
 
-# BUG: pages are read after the check that catches errors: traceback, exit code 1.
-def test_a_damaged_parquet_page_is_reported(tmp_path, pool_texts, integrate):
+# BUG (page): pages are read outside the `try`: traceback, exit code 1.
+@pytest.mark.parametrize("part", ["page", "footer"])
+def test_a_damaged_parquet_file_is_reported(part, tmp_path, pool_texts, integrate):
     path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"text": pool_texts * 10}), path, use_dictionary=False, compression="gzip")
-    content = path.read_bytes()
-    path.write_bytes(content[:600] + b"\xff" * 300 + content[900:])
-    message = f"{path}: not a readable Parquet file ({reason(lambda: pq.read_table(path))})"
-    refused(message, *integrate(texts=path), continues=tmp_path / "run")
+    pq.write_table(pa.table({"text": pool_texts}), path, use_dictionary=False, compression="gzip")
+    column = pq.read_metadata(path).row_group(0).column(0)
+    start = column.data_page_offset + column.total_compressed_size // 2 if part == "page" else -100
+    content = bytearray(path.read_bytes())
+    content[start : start + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    said = reason(lambda: list(pq.ParquetFile(path).iter_batches()))
+    refused(f"{path}: not a readable Parquet file ({said})", *integrate(texts=path), continues=tmp_path / "run")
 
 
 def test_empty_texts_are_skipped_counted_and_listed(tmp_path, integrate):
@@ -571,7 +582,6 @@ def test_strange_texts_go_the_whole_way_and_keep_their_order(tmp_path, integrate
     assert [line["id"] for line in lines] == [str(row) for row in range(len(strange))]
 
 
-# BUG: only the text is cleaned; a lone surrogate in an id or a label is a UnicodeEncodeError, exit code 1.
 def test_lone_surrogates_in_ids_and_labels_are_handled_too(tmp_path, integrate):
     rows: list[dict[str, object]] = [
         {"text": "a late goal", "id": "\ud800", "label": "\udfff"},
@@ -590,17 +600,14 @@ def test_texts_that_break_later_leave_the_finished_run_as_it_was(tmp_path, done,
     for config in (tmp_path / "run.yaml", tmp_path / "run" / "config.yaml"):
         run_file(config, content)
     works(*done())
-    before, good = snapshot(tmp_path / "run"), pool.read_bytes()
+    before, good = work(tmp_path / "run"), pool.read_bytes()
     pool.write_bytes(good + b"oops\n")
     message = f"{pool}, line 41: broken JSON (Expecting value at column 1); one object a line is expected"
     refused(message, *done(), continues=tmp_path / "run")
-    assert snapshot(tmp_path / "run") == before
+    assert work(tmp_path / "run") == before
     pool.write_bytes(good)
     works(*done())
-    after = snapshot(tmp_path / "run")
-    assert {p: c for p, c in after.items() if p.startswith(("scores", "student", "supervision"))} == {
-        p: c for p, c in before.items() if p.startswith(("scores", "student", "supervision"))
-    }
+    assert work(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize(
@@ -619,16 +626,13 @@ def test_texts_that_break_later_leave_the_finished_run_as_it_was(tmp_path, done,
     ids=["missing", "no label column", "labels outside the union"],
 )
 def test_a_test_file_that_cannot_be_used_costs_nothing_that_is_finished(content, message, tmp_path, done):
-    path, before = tmp_path / "test.jsonl", snapshot(tmp_path / "run")
+    path, before = tmp_path / "test.jsonl", work(tmp_path / "run")
     if content:
         file(path, content)
     refused(message(path), *done(f"test={{path: {path}}}"), continues=tmp_path / "run")
-    after = snapshot(tmp_path / "run")
-    assert {p: after.get(p) for p in before if not p.startswith("report")} == {
-        p: c for p, c in before.items() if not p.startswith("report")
-    }
-    works(*done("test=null"))
-    assert snapshot(tmp_path / "run" / "student") == {p[8:]: c for p, c in before.items() if p.startswith("student/")}
+    assert work(tmp_path / "run") == before
+    works(*done())
+    assert work(tmp_path / "run") == before
 
 
 # --- the run file and --set ------------------------------------------------------------------------------------------
@@ -674,7 +678,7 @@ def test_a_test_file_that_cannot_be_used_costs_nothing_that_is_finished(content,
                 "outptu: unknown key; did you mean 'output'?",
             ],
         ),
-        # BUG: an unknown training key is not shown as long as another training key is wrong.
+
         (
             {"training": {"batch_size": 0, "epoch": 3}},
             [
@@ -751,17 +755,16 @@ def test_a_run_file_that_cannot_be_read_is_refused(content, message, tmp_path):
 # --- the run folder --------------------------------------------------------------------------------------------------
 
 
-# BUG: the message goes on with "What is done stays. To continue: muki run …", which would continue the other run.
 def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, finished, teachers, integrate):
     output = shutil.copytree(finished / "run", tmp_path / "run")
-    before, config = snapshot(output), (output / "config.yaml").read_text(encoding="utf-8")
+    before = snapshot(output)
     other = save_teacher(tmp_path / "other", "bert", ["war", "peace"])
     message = (
         f"output '{output}': holds another run, with teachers news, culture (now news, other); texts "
         f"{finished}/pool.jsonl (now {tmp_path}/pool.jsonl); choose another output folder, or delete this one"
     )
     result = muki(*integrate(teachers=[teachers[0], other]))
-    assert (snapshot(output), (output / "config.yaml").read_text(encoding="utf-8")) == (before, config)
+    assert snapshot(output) == before
     assert (result.stderr, result.exit_code) == (f"muki: {message}\n", 2)
 
 
@@ -780,7 +783,6 @@ def test_a_file_as_output_is_refused_and_left_alone(tmp_path, integrate):
     assert output.read_text() == "precious"
 
 
-# BUG: NotADirectoryError from RunFolder.claim, exit code 1.
 def test_an_output_below_a_file_is_refused(tmp_path, integrate):
     parent = file(tmp_path / "notes", "precious")
     refused(
@@ -788,7 +790,6 @@ def test_an_output_below_a_file_is_refused(tmp_path, integrate):
     )
 
 
-# BUG: the failed first attempt claims the folder, so that the corrected call "holds another run".
 @pytest.mark.parametrize("wrong", ["teachers", "texts"])
 def test_a_typing_error_in_the_first_call_does_not_block_the_output_folder(wrong, tmp_path, teachers, integrate):
     typo = {"teachers": [teachers[0], tmp_path / "cultrue"], "texts": tmp_path / "pol.jsonl"}[wrong]
@@ -809,11 +810,11 @@ def test_a_stage_before_the_scores_says_what_to_run_first(stage, tmp_path, setti
 def test_later_stages_say_which_one_is_missing(tmp_path, settings):
     config, output = run_file(tmp_path / "r.yaml", settings()), tmp_path / "run"
     works("score", config)
-    before = snapshot(output)
+    before = work(output)
     train = f"{output}/supervision: no finished supervision; run `muki supervise {output}` first"
     refused(train, "train", output, continues=output)
     refused(f"{output}/student: no student yet; run `muki train {output}` first", "evaluate", output, continues=output)
-    assert snapshot(output) == before
+    assert work(output) == before
     refused(f"{tmp_path}/nothing: no such run file", "train", tmp_path / "nothing")
 
 
@@ -825,12 +826,12 @@ BAD_STUDENTS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
         lambda p, good: gpt2(p, eos=False),
         lambda p: "its tokenizer has neither a padding token nor an end token; set one",
     ),
-    # BUG: safetensors' own error is not caught: traceback, exit code 1.
+
     "weights cut short": (
         lambda p, good: cut_short(copied(good, p)),
         lambda p: "cannot be loaded (Error while deserializing header: invalid header length)",
     ),
-    # BUG: accepted; transformers makes up a tokenizer of five special tokens, every word is [UNK].
+
     "without tokenizer": (
         lambda p, good: without(copied(good, p), "token*"),
         lambda p: "no tokenizer there; save the model's own tokenizer in that folder (tokenizer.save_pretrained)",
@@ -841,16 +842,14 @@ BAD_STUDENTS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
 @pytest.mark.parametrize("kind", BAD_STUDENTS)
 def test_a_student_that_cannot_be_used_costs_nothing_that_is_finished(kind, tmp_path, encoder, done):
     make, message = BAD_STUDENTS[kind]
-    path, before = tmp_path / "bad", snapshot(tmp_path / "run")
+    path, before = tmp_path / "bad", work(tmp_path / "run")
     make(path, encoder)
     refused(f"student '{path}': {message(path)}", *done(f"student.model={path}"), continues=tmp_path / "run")
-    assert snapshot(tmp_path / "run") == before
+    assert work(tmp_path / "run") == before
     works(*done())
-    after = snapshot(tmp_path / "run")
-    assert {p for p in before if before[p] != after[p] and not p.startswith(("report", "student/README"))} == set()
+    assert work(tmp_path / "run") == before
 
 
-# BUG: looked up on the Hub (many seconds of retries without a network), then a message about the connection.
 @pytest.mark.parametrize("command", ["integrate", "finetune", "predict"])
 def test_a_missing_relative_folder_is_not_looked_up_on_the_hub(command, tmp_path, integrate, labelled):
     (tmp_path / "models").mkdir()
@@ -864,7 +863,6 @@ def test_a_missing_relative_folder_is_not_looked_up_on_the_hub(command, tmp_path
     refused(message, *args, continues=tmp_path / "run")
 
 
-# BUG: `evaluate` loads the trained student without trust_remote_code: the run fails after training.
 def test_a_student_with_its_own_code_goes_the_whole_way_once_allowed(tmp_path, teachers, integrate, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", sys.path[:])
@@ -877,19 +875,19 @@ BAD_MODELS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], str
     "no model": (
         lambda p, good: p.mkdir(), lambda p: "no config.json there; give the folder that save_pretrained wrote"
     ),
-    # BUG: "Repo id must be in the form 'repo_name' or 'namespace/repo_name' …"
+
     "missing": (lambda p, good: None, lambda p: "no such folder; give a save_pretrained folder or a Hub id"),
-    # BUG: predicts with a head of random numbers.
+
     "without head": (
         lambda p, good: save_encoder(p),
         lambda p: "not a fine-tuned classifier: the checkpoint lacks classifier.bias, classifier.weight",
     ),
-    # BUG: safetensors' own error is not caught: traceback, exit code 1.
+
     "weights cut short": (
         lambda p, good: cut_short(copied(good, p)),
         lambda p: "cannot be loaded (Error while deserializing header: invalid header length)",
     ),
-    # BUG: transformers asks on the terminal whether to run the code, and waits; there is no option to allow it.
+
     "remote code": (lambda p, good: own_code(good, p), lambda p: f"{REMOTE}--trust-remote-code"),
 }  # fmt: skip
 
@@ -911,7 +909,6 @@ def test_predict_keeps_older_predictions_when_a_line_is_broken(tmp_path, teacher
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "t.jsonl"]
 
 
-# BUG: the folder is DELETED with all that is in it, and predictions take its place.
 def test_predict_does_not_replace_a_folder(tmp_path, teachers, pool):
     output = tmp_path / "thesis"
     output.mkdir()
@@ -931,7 +928,6 @@ def labelled(tmp_path: Path, pool_texts: list[str]) -> Path:
     [
         (["--labels", "a,c"], "labels: 'c' not in the texts (a, b)"),
         (["--labels", "a"], "labels: two or more are needed, found 1 (a)"),
-        # BUG: taken for no --labels at all: fine-tunes on all labels.
         (["--labels", ""], "labels: two or more are needed, found 0 (none)"),
         (["--labels", "@nope"], "--labels @nope: no such file; give a,b,c or @file with one label a line"),
         (["--set", "epoch=1"], "muki finetune: 1 problem\n  unknown key 'epoch'; did you mean 'epochs'?"),
@@ -953,7 +949,6 @@ def test_finetune_needs_a_label_column_with_two_labels(tmp_path, encoder, pool):
     refused("labels: two or more are needed, found 1 (x)", *args, same)
 
 
-# BUG: a folder is DELETED with all that is in it; a file is a NotADirectoryError after the training is done.
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_finetune_does_not_replace_what_is_no_model(kind, tmp_path, encoder, labelled):
     output = tmp_path / "thesis"

@@ -54,7 +54,9 @@ def byte_bpe(pad: bool = True, eos: bool = True) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(
         [WORDS],
         trainers.BpeTrainer(
-            vocab_size=320, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+            vocab_size=320,
+            special_tokens=["<s>", "<pad>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -83,7 +85,15 @@ def model_and_tokenizer(
         settings = {**_SIZES, "max_position_embeddings": 66, "type_vocab_size": 1, **names, **config}
         model = RobertaForSequenceClassification(RobertaConfig(**settings))
     elif kind == "distilbert":
-        settings = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_position_embeddings": 64, **names, **config}
+        settings = {
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "hidden_dim": 48,
+            "max_position_embeddings": 64,
+            **names,
+            **config,
+        }
         model = DistilBertForSequenceClassification(DistilBertConfig(**settings))
     elif kind == "modernbert":
         settings = {**_SIZES, "max_position_embeddings": 64, **names, **config}

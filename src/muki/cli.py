@@ -7,11 +7,11 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from muki.errors import ConfigError, MukiError
+from muki.errors import ConfigError, MukiError, OutputTakenError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +33,6 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def _options(
-    context: typer.Context,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="only warnings and results")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show tracebacks and debug messages")] = False,
     version: Annotated[bool, typer.Option("--version", help="show the version and exit")] = False,
@@ -50,7 +49,6 @@ def _options(
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
-    context.obj = {"verbose": verbose}
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -62,13 +60,14 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except MukiError as error:
-            _fail(str(error), 2)
+            _fail(str(error), 2, resumable=not isinstance(error, OutputTakenError))
         except KeyboardInterrupt:
             _fail("stopped", 130)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            _fail(f"disk full: {error.filename or 'the output'} cannot be written; free some space", 2)
+            what = error.filename or "the output"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _fail(f"disk full: {what} cannot be written; free some space", 2)
+            _fail(f"{what}: {error.strerror or error}", 2)
 
     return guarded
 
@@ -79,9 +78,10 @@ class _Run:
     config: Path | None = None
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int, resumable: bool = True) -> NoReturn:
+    logging.getLogger("muki").debug("", exc_info=True)
     typer.echo(f"muki: {message}", err=True)
-    if _Run.config is not None and _Run.config.exists():
+    if _Run.config is not None and _Run.config.exists() and resumable:
         typer.echo(f"What is done stays. To continue: muki run {_Run.config}", err=True)
     raise typer.Exit(code)
 
@@ -99,7 +99,10 @@ def _config_of(run: Path, overrides: list[str] | None = None) -> Any:
     """The config of a run folder or YAML file."""
     from muki.config import load_config
 
-    config = load_config(run / "config.yaml" if run.is_dir() else run, overrides or []).absolute()
+    config = load_config(run / "config.yaml" if run.is_dir() else run, overrides or [])
+    if run.is_dir():
+        config.output = str(run)  # wherever the folder was moved
+    config = config.absolute()
     _Run.config = Path(config.output) / "config.yaml"
     return config
 
@@ -239,6 +242,7 @@ def predict(
     text_column: Annotated[str, typer.Option(help="column of the text")] = "text",
     prefix: Annotated[str, typer.Option(help='put before each text, e.g. "query: "')] = "",
     max_length: Annotated[int | None, typer.Option(help="tokens per text; the model's own by default")] = None,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Classify a stream of texts; ids and order are kept.
 
@@ -249,7 +253,7 @@ def predict(
     from muki.texts import Columns, read
 
     source = read(texts, Columns(text=text_column))
-    classifier = Classifier.load(model, prefix=prefix, max_length=max_length)
+    classifier = Classifier.load(model, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code)
     with progress("predicting", None, "texts") as advance:
         count = predict_file(classifier, source, output, advance)
     typer.echo(f"{count} predictions in {output}")

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from muki.errors import ConfigError
 from muki.files import write_text
@@ -38,7 +47,14 @@ class TeacherConfig(_Section):
     @field_validator("labels", mode="before")
     @classmethod
     def _names_are_text(cls, value: object) -> object:
-        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        for key, name in value.items():
+            if name is None or isinstance(name, bool):
+                raise ValueError(
+                    f"the name for '{key}' is {name}, expected text; put words like yes, no, on and off in quotes"
+                )
+        return {str(k): str(v) for k, v in value.items()}
 
 
 class StudentConfig(_Section):
@@ -99,11 +115,31 @@ class TrainingConfig(BaseModel):
         """The fields meant for `TrainingArguments`."""
         return dict(self.model_extra or {})
 
-    @model_validator(mode="after")
-    def _known_to_transformers(self) -> TrainingConfig:
-        extra = self.passed_through
+    @model_validator(mode="wrap")
+    @classmethod
+    def _known_to_transformers(cls, values: Any, handler: ModelWrapValidatorHandler[TrainingConfig]) -> TrainingConfig:
+        """Check the names of passed-through fields, and show what is wrong with them beside what is wrong elsewhere."""
+        problems = cls._unknown(values) if isinstance(values, dict) else []
+        found: list[InitErrorDetails] = []
+        try:
+            result = handler(values)
+        except ValidationError as error:
+            found = [
+                {"type": PydanticCustomError(e["type"], e["msg"]), "loc": e["loc"], "input": e["input"]}
+                for e in error.errors()
+            ]
+            if not problems:
+                raise
+        if problems:
+            said = PydanticCustomError("value_error", "{said}", {"said": "; ".join(problems)})
+            raise ValidationError.from_exception_data(cls.__name__, [*found, {"type": said, "loc": (), "input": None}])
+        return result
+
+    @classmethod
+    def _unknown(cls, values: dict[str, Any]) -> list[str]:
+        extra = [key for key in values if key not in cls.model_fields]
         if not extra:
-            return self
+            return []
         from transformers import TrainingArguments
 
         ours = {
@@ -111,15 +147,12 @@ class TrainingConfig(BaseModel):
             "metric_for_best_model": "nothing (the integration loss on held-out texts)",
             "label_names": "nothing", "remove_unused_columns": "nothing",
         }  # fmt: skip
-        known = set(TrainingArguments.__dataclass_fields__) | set(type(self).model_fields)
-        problems = [
-            f"unknown key '{key}'{nearest(key, known)}" if key not in known else f"'{key}': set {ours[key]} instead"
+        known = set(TrainingArguments.__dataclass_fields__) | set(cls.model_fields)
+        return [
+            f"'{key}': set {ours[key]} instead" if key in known else f"unknown key '{key}'{nearest(str(key), known)}"
             for key in extra
             if key not in known or key in ours
         ]
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
 
 
 class RunConfig(_Section):

@@ -32,4 +32,8 @@ class StudentError(MukiError):
 
 
 class RunFolderError(MukiError):
-    """The run folder holds another run, or lacks what this stage needs."""
+    """The run folder lacks what this stage needs."""
+
+
+class OutputTakenError(RunFolderError):
+    """The output holds something else, which is left alone."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from muki.batches import tokenize
 from muki.config import TrainingConfig
-from muki.errors import LabelError
+from muki.errors import LabelError, MukiError
 from muki.progress import clock
 from muki.texts import Columns, Text, read
 
@@ -58,6 +58,13 @@ def finetune(
     from muki.student.training import save_classifier
     from muki.teachers.checks import usable_length
 
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise MukiError(f"output '{output}': is a file; give a folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
+        raise MukiError(
+            f"output '{output}': not empty, and not a model folder (no config.json); choose another output folder"
+        )
     columns = columns or Columns(label="label")
     training = training or TrainingConfig()
     labelled = [text for text in read(texts, columns) if text.text.strip() and text.label is not None]
@@ -78,7 +85,7 @@ def finetune(
 
 def _choose(labelled: Sequence[Text], labels: Sequence[str] | None) -> list[str]:
     counts = Counter(text.label for text in labelled if text.label is not None)
-    chosen = list(dict.fromkeys(labels)) if labels else sorted(counts)
+    chosen = list(dict.fromkeys(labels)) if labels is not None else sorted(counts)
     unknown = [label for label in chosen if label not in counts]
     if unknown:
         raise LabelError(

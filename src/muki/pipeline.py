@@ -25,6 +25,7 @@ from muki.texts import Columns, TextShards, cut
 
 if TYPE_CHECKING:
     from muki.engines.work import Part, ScoringSettings
+    from muki.teachers.loading import Teacher
     from muki.teachers.survey import TeacherFactory, TeacherRecord
 
 logger = logging.getLogger(__name__)
@@ -99,13 +100,32 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
     factories = _factories(config, sources)
     run.claim(config)
     with run.lock():
-        cut_texts(config, run, sources)
+        texts = cut_texts(config, run, sources)
         models = {teacher.name or "": teacher.model for teacher in config.teachers}
         records = survey(factories, models, passes=config.method.passes)
-        save_records(run.teachers, records)
         space = label_space(records)
+        check_ahead(config, space, texts)
+        config.save(run.config)  # only now: settings that cannot work must not replace those of finished work
+        save_records(run.teachers, records)
         space.save(run.labels)
     logger.info("label space: %d labels%s", len(space.labels), _overlap(space))
+
+
+def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, TextShards]) -> None:
+    """Find now what would stop a later stage, after hours of scoring.
+
+    Raises:
+        StudentError: the student cannot be loaded, or transformers refuses the training settings.
+        TextsError: no test text has a label of the union.
+    """
+    from muki.evaluation.evaluate import require_known_labels
+    from muki.student.model import load_tokenizer
+    from muki.student.training import training_arguments
+
+    load_tokenizer(config.student.model, config.trust_remote_code)
+    training_arguments(config.training, Path(config.output) / "checkpoints", 1, evaluate=True)
+    if "test" in texts:
+        require_known_labels(texts["test"].source, (text.label for text in texts["test"]), space)
 
 
 def cut_texts(config: RunConfig, run: RunFolder, sources: Sources) -> dict[Split, TextShards]:
@@ -182,18 +202,25 @@ def scoring_settings(config: RunConfig) -> ScoringSettings:
     return ScoringSettings(passes, config.scoring.batch_tokens)
 
 
-def load_from_config(teacher: TeacherConfig, trust_remote_code: bool = False) -> Any:
+def load_from_config(
+    teacher: TeacherConfig, trust_remote_code: bool = False, passes_dtype: str | None = None
+) -> Teacher:
     """Load the teacher that a config names."""
     from muki.teachers.loading import load_teacher
 
-    return load_teacher(**teacher.model_dump(), trust_remote_code=trust_remote_code)
+    return load_teacher(**teacher.model_dump(), passes_dtype=passes_dtype, trust_remote_code=trust_remote_code)
 
 
 def _factories(config: RunConfig, sources: Sources) -> dict[str, TeacherFactory]:
+    from muki.teachers.survey import load_records
+
+    # The number format that a first call found fastest stays, so that a second finds the scores of the first.
+    formats = {r.name: r.settings["passes_dtype"] for r in load_records(RunFolder(Path(config.output)).teachers) or []}
     return {
-        teacher.name or "": sources.teachers.get(teacher.name or "")
-        or partial(load_from_config, teacher, config.trust_remote_code)
+        name: sources.teachers.get(name)
+        or partial(load_from_config, teacher, config.trust_remote_code, formats.get(name))
         for teacher in config.teachers
+        for name in [teacher.name or ""]
     }
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.errors import StudentError
+from muki.checkpoints import brings_code, is_missing_folder, loading_errors
+from muki.errors import MukiError, StudentError
 from muki.files import replacing
 from muki.formulas import Array, softmax
 from muki.labels import label_names
@@ -41,7 +42,9 @@ class Classifier:
         return label_names(self.model)
 
     @classmethod
-    def load(cls, folder: str | Path, *, prefix: str = "", max_length: int | None = None) -> Classifier:
+    def load(
+        cls, folder: str | Path, *, prefix: str = "", max_length: int | None = None, trust_remote_code: bool = False
+    ) -> Classifier:
         """Load any saved classifier, ours or not.
 
         Args:
@@ -54,13 +57,25 @@ class Classifier:
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        if is_missing_folder(str(folder)):
+            raise StudentError(f"model '{folder}': no such folder; give a save_pretrained folder or a Hub id")
         if Path(folder).exists() and not (Path(folder) / "config.json").exists():
             raise StudentError(f"model '{folder}': no config.json there; give the folder that save_pretrained wrote")
+        if not trust_remote_code and brings_code(folder):
+            raise StudentError(
+                f"model '{folder}': its checkpoint wants to run code of its own (config.json has auto_map); read that "
+                "code, then allow it with --trust-remote-code"
+            )
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except loading_errors() as error:
             raise StudentError(f"model '{folder}': cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+        if info["missing_keys"]:
+            missing = ", ".join(sorted(info["missing_keys"])[:3])
+            raise StudentError(f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {missing}")
         model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return cls(model, tokenizer, max_length or min(512, int(tokenizer.model_max_length)), prefix)
 
@@ -91,6 +106,8 @@ def predict_file(classifier: Classifier, texts: Iterable[Text], output: Path, ad
 
     An empty text is predicted too, so that lines match the input's. The file is written whole or not at all.
     """
+    if output.is_dir():
+        raise MukiError(f"output '{output}': is a folder; give a file")
     labels = classifier.labels
     count = 0
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:

@@ -26,7 +26,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from muki.config import RunConfig, load_config
-from muki.errors import RunFolderError
+from muki.errors import OutputTakenError
 
 logger = logging.getLogger(__name__)
 
@@ -114,22 +114,26 @@ class RunFolder:
             RunFolderError: the folder holds another run, or something that is no run.
         """
         if self.root.exists() and not self.root.is_dir():
-            raise RunFolderError(f"output '{self.root}': is a file; give a folder")
-        if self.config.exists():
+            raise OutputTakenError(f"output '{self.root}': is a file; give a folder")
+        for parent in self.root.parents:
+            if parent.exists() and not parent.is_dir():
+                raise OutputTakenError(f"output '{self.root}': '{parent}' is a file; choose another output folder")
+        if self.config.exists() and self.teachers.exists():  # else a first attempt stopped before any work
             before = load_config(self.config)
             here, there = _identity(config), _identity(before)
             differing = [f"{key} {there[key]} (now {here[key]})" for key in here if here[key] != there[key]]
             if differing:
-                raise RunFolderError(
+                raise OutputTakenError(
                     f"output '{self.root}': holds another run, with {'; '.join(differing)}; choose another output "
                     "folder, or delete this one"
                 )
-        elif self.root.exists() and any(self.root.iterdir()):
-            raise RunFolderError(
+        elif not self.config.exists() and self.root.exists() and any(self.root.iterdir()):
+            raise OutputTakenError(
                 f"output '{self.root}': not empty, and not a run folder (no config.yaml); choose another output folder"
             )
         self.root.mkdir(parents=True, exist_ok=True)
-        config.save(self.config)
+        if not self.config.exists():
+            config.save(self.config)
 
 
 def _identity(config: RunConfig) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
     """
     if not (run.student / "config.json").exists():
         raise RunFolderError(f"{run.student}: no student yet; run `muki train {run.root}` first")
-    classifier = Classifier.load(run.student, prefix=config.student.prefix)
+    classifier = Classifier.load(run.student, prefix=config.student.prefix, trust_remote_code=config.trust_remote_code)
     pool = TextShards.load(run.texts("pool"))
     if pool is None:
         raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
@@ -110,12 +111,7 @@ def labelled_metrics(
     columns = list(space.columns.values())
     texts = list(test)
     known = np.array([text.label in space.label2id for text in texts])
-    outside = Counter(str(text.label) for text in texts if text.label not in space.label2id)
-    if not known.any():
-        raise TextsError(
-            f"test '{test.source}': no text has a label of the union; found {', '.join(sorted(outside)[:8])}, "
-            f"known are {', '.join(space.labels)}"
-        )
+    outside = require_known_labels(test.source, (text.label for text in texts), space)
     if outside:
         logger.warning(
             "test: %d texts left out, their labels are outside the union: %s", sum(outside.values()), dict(outside)
@@ -149,6 +145,22 @@ def labelled_metrics(
             },
         },
     }
+
+
+def require_known_labels(source: str, labels: Iterable[str | None], space: LabelSpace) -> Counter[str]:
+    """Count the gold labels outside the union.
+
+    Raises:
+        TextsError: no label is in the union.
+    """
+    counts = Counter(labels)
+    outside = Counter({str(label): count for label, count in counts.items() if label not in space.label2id})
+    if counts and sum(outside.values()) == sum(counts.values()):
+        raise TextsError(
+            f"test '{source}': no text has a label of the union; found {', '.join(sorted(outside)[:8])}, "
+            f"known are {', '.join(space.labels)}"
+        )
+    return outside
 
 
 def ensemble(outputs: list[TeacherOutputs], space: LabelSpace, method: Method) -> Array:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
+from muki.checkpoints import is_missing_folder, lacks_tokenizer, loading_errors
 from muki.errors import StudentError
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ def load_student(
     Raises:
         StudentError: it cannot be loaded, or its tokenizer has no padding token.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    path = Path(model)
-    if not path.is_dir() and (path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2):
-        raise StudentError(f"student '{model}': no such folder; give a save_pretrained folder or a Hub id")
+    tokenizer = load_tokenizer(model, trust_remote_code)
     try:
         student: Any = AutoModelForSequenceClassification.from_pretrained(
             model,
@@ -44,20 +42,46 @@ def load_student(
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
         )
+    except loading_errors() as error:
+        raise _cannot_load(model, error) from error
+    if student.config.pad_token_id is None:
+        student.config.pad_token_id = tokenizer.pad_token_id
+    _fresh_head(student, seed)
+    return student, tokenizer
+
+
+def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the student's tokenizer, with a padding token.
+
+    Raises:
+        StudentError: as `load_student`.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    if is_missing_folder(model):
+        raise StudentError(f"student '{model}': no such folder; give a save_pretrained folder or a Hub id")
+    if lacks_tokenizer(model):
+        raise StudentError(
+            f"student '{model}': no tokenizer there; save the model's own tokenizer in that folder "
+            "(tokenizer.save_pretrained)"
+        )
+    try:
+        AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise StudentError(f"student '{model}': cannot be loaded ({reason})") from error
+    except loading_errors() as error:
+        raise _cannot_load(model, error) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise StudentError(
                 f"student '{model}': its tokenizer has neither a padding token nor an end token; set one"
             )
         tokenizer.pad_token = tokenizer.eos_token
-    if student.config.pad_token_id is None:
-        student.config.pad_token_id = tokenizer.pad_token_id
-    _fresh_head(student, seed)
-    return student, tokenizer
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def _cannot_load(model: str, error: Exception) -> StudentError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return StudentError(f"student '{model}': cannot be loaded ({reason})")
 
 
 def _fresh_head(model: Any, seed: int) -> None:

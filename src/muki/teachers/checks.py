@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from muki.checkpoints import brings_code, is_missing_folder
 from muki.errors import TeacherError
 
 if TYPE_CHECKING:
@@ -30,32 +31,27 @@ def usable_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, 
 
 def require_folder_if_path(model: str, name: str) -> None:
     """A missing folder should not be looked up on the Hub first, where `teachers/a` is a valid id."""
-    path = Path(model)
-    if path.exists():
-        if not path.is_dir():
+    if is_missing_folder(model):
+        if Path(model).is_file():
             raise TeacherError(f"teacher '{name}': '{model}' is a file; give the folder that save_pretrained wrote")
-        if not ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
-            raise TeacherError(
-                f"teacher '{name}': no config.json in '{model}'; give the folder that save_pretrained wrote "
-                "(or a PEFT adapter's, with adapter_config.json)"
-            )
-    elif path.is_absolute() or model.startswith((".", "~")) or len(path.parts) != 2 or path.parent.is_dir():
-        if len(path.parts) == 1 and not path.is_absolute() and not model.startswith((".", "~")):
-            return  # a Hub id without owner, e.g. "distilbert-base-uncased-finetuned-sst-2-english"
         raise TeacherError(f"teacher '{name}': no such folder: '{model}'; give a save_pretrained folder or a Hub id")
-
-
-def refuse_remote_code(config: Path, name: str, trust: bool) -> None:
-    """Refuse a checkpoint that brings code of its own, unless it is trusted."""
-    if trust or not config.exists():
-        return
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TeacherError(f"teacher '{name}': '{config}' is not readable JSON ({error})") from None
-    if "auto_map" in content:
+    path = Path(model)
+    if path.is_dir() and not ((path / "config.json").exists() or (path / "adapter_config.json").exists()):
         raise TeacherError(
-            f"teacher '{name}': its checkpoint wants to run code of its own ({config.name} has auto_map); "
+            f"teacher '{name}': no config.json in '{model}'; give the folder that save_pretrained wrote "
+            "(or a PEFT adapter's, with adapter_config.json)"
+        )
+
+
+def refuse_remote_code(model: str, name: str, trust: bool) -> None:
+    """Refuse a checkpoint that brings code of its own, unless it is trusted."""
+    try:
+        refused = not trust and brings_code(model)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TeacherError(f"teacher '{name}': '{model}/config.json' is not readable JSON ({error})") from None
+    if refused:
+        raise TeacherError(
+            f"teacher '{name}': its checkpoint wants to run code of its own (config.json has auto_map); "
             "read that code, then allow it with --trust-remote-code"
         )
 
@@ -74,6 +70,17 @@ def require_single_label_classifier(config: PreTrainedConfig, name: str) -> None
             f"teacher '{name}': one class only (num_labels={config.num_labels}); its certainty is undefined, "
             "two or more classes are expected"
         )
+
+
+def require_label_names(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a configuration that leaves a column without a name."""
+    known = config.id2label or {}
+    for column in range(config.num_labels or 0):
+        if column not in known:
+            raise TeacherError(
+                f"teacher '{name}': its config.json has no label name for column {column} (id2label has "
+                f"{', '.join(map(str, known))}); name every column there"
+            )
 
 
 def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

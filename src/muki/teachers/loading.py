@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from muki.checkpoints import lacks_tokenizer, loading_errors
 from muki.compute import fast_dtype
 from muki.errors import TeacherError
 from muki.files import fingerprint
@@ -20,6 +21,7 @@ from muki.teachers.adapters import load_adapter
 from muki.teachers.checks import (
     refuse_remote_code,
     require_folder_if_path,
+    require_label_names,
     require_padding,
     require_single_label_classifier,
     usable_length,
@@ -96,6 +98,7 @@ def load_teacher(
     prefix: str = "",
     max_length: int = DEFAULT_MAX_LENGTH,
     dtype: str = "auto",
+    passes_dtype: str | None = None,
     revision: str | None = None,
     dropout_override: float | None = None,
     trust_remote_code: bool = False,
@@ -111,6 +114,7 @@ def load_teacher(
         max_length: tokens per text, at least 2; cut down to what the model can take.
         dtype: "auto" for float32, with dropout passes in bfloat16 where this machine computes it clearly faster; or
             one of "float32", "bfloat16", "float16" for all passes.
+        passes_dtype: with "auto", the format of the dropout passes where it is known already.
         revision: of a Hub repository.
         dropout_override: set every dropout rate to this, in (0, 1): an explicit choice for models trained without.
         trust_remote_code: run code that comes with the checkpoint.
@@ -131,11 +135,11 @@ def load_teacher(
             revision,
             trust_remote_code,
         )
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except loading_errors() as error:
         raise TeacherError(f"teacher '{name}': cannot be loaded from '{model}' ({_first_line(error)})") from error
     return wrap_teacher(
         loaded, tokenizer, name=name, labels=labels, prefix=prefix, max_length=max_length,
-        passes_dtype=None if dtype == "auto" else loaded.dtype, dropout_override=dropout_override, device=device,
+        passes_dtype=_passes_dtype(dtype, passes_dtype, loaded.dtype), dropout_override=dropout_override, device=device,
     )  # fmt: skip
 
 
@@ -156,6 +160,7 @@ def wrap_teacher(
     `passes_dtype` None takes bfloat16 for the dropout passes of a float32 model where the machine computes it faster.
     """
     require_single_label_classifier(model.config, name)
+    require_label_names(model.config, name)
     own_labels = label_names(model)
     renamed = rename(name, own_labels, labels or {})
     require_padding(model, tokenizer, name)
@@ -197,7 +202,12 @@ def _load(
 
     if (Path(model) / "adapter_config.json").exists():
         return load_adapter(Path(model), name, dtype)
-    refuse_remote_code(Path(model) / "config.json", name, trust)
+    if lacks_tokenizer(model):
+        raise TeacherError(
+            f"teacher '{name}': no tokenizer in '{model}'; save the model's own tokenizer there "
+            "(tokenizer.save_pretrained)"
+        )
+    refuse_remote_code(model, name, trust)
     config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
     require_single_label_classifier(config, name)
     loaded, info = AutoModelForSequenceClassification.from_pretrained(
@@ -211,6 +221,13 @@ def _load(
         )
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust)
     return loaded, tokenizer
+
+
+def _passes_dtype(dtype: str, known: str | None, loaded: torch.dtype) -> torch.dtype | None:
+    """The format of the dropout passes; None to find out which is faster."""
+    if dtype != "auto":
+        return loaded
+    return getattr(torch, known) if known else None
 
 
 def _first_line(error: BaseException) -> str:

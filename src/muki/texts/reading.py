@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import logging
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def _lines(path: Path) -> Iterator[str]:
                 f"{path}, line {number}: byte {error.start + 1} (0x{error.object[error.start]:02x}) is not UTF-8; "
                 "save the file as UTF-8"
             ) from None
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise TextsError(f"{path}, after line {number}: broken gzip file ({error})") from None
 
 
@@ -100,6 +101,10 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             raise TextsError(
                 f"{where}: broken JSON ({error.msg} at column {error.colno}); one object a line is expected"
             ) from None
+        except RecursionError:
+            raise TextsError(f"{where}: broken JSON (nested too deeply); one object a line is expected") from None
+        except ValueError as error:
+            raise TextsError(f"{where}: broken JSON ({error}); one object a line is expected") from None
         if not isinstance(item, dict):
             raise TextsError(f'{where}: found {type(item).__name__}, expected an object like {{"text": "..."}}')
         yield where, item
@@ -117,7 +122,7 @@ def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             return
         except csv.Error as error:
             raise TextsError(
-                f"{path}, line {start}: broken {path.suffix.lstrip('.').upper()} ({error}); check the quotes there"
+                f"{path}, line {start}: broken {_suffix(path).lstrip('.').upper()} ({error}); check the quotes there"
             ) from None
         if header is None:
             header = cells
@@ -134,14 +139,13 @@ def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise TextsError(f"{path}: not a readable Parquet file ({error})") from None
-    row = 0
-    for batch in file.iter_batches(batch_size=_BATCH):
-        for item in batch.to_pylist():
-            yield f"{path}, row {row}", item
-            row += 1
+        row = 0
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=_BATCH):
+            for item in batch.to_pylist():
+                yield f"{path}, row {row}", item
+                row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise TextsError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from None
 
 
 def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
@@ -185,8 +189,8 @@ def _from_rows(rows: Iterable[Any], columns: Columns, source: str) -> Iterator[T
             row=row,
             text=_string(item[columns.text], columns.text, where) or "",
             text_pair=(_string(item[columns.text_pair], columns.text_pair, where) or "") if columns.text_pair else None,
-            id=None if identity is None else str(identity),
-            label=None if label is None else str(label),
+            id=None if identity is None else _clean(str(identity)),
+            label=None if label is None else _clean(str(label)),
         )
 
 
@@ -198,7 +202,12 @@ def _string(value: object, column: str, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise TextsError(f"{where}: '{column}' is {value!r:.40} ({type(value).__name__}), expected a string")
-    return value.encode("utf-8", "replace").decode() if any("\ud800" <= c <= "\udfff" for c in value) else value
+    return _clean(value)
+
+
+def _clean(value: str) -> str:
+    """Lone surrogates cannot be written as UTF-8; they become `?`."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def _renumbered(texts: Iterator[Text]) -> Iterator[Text]:

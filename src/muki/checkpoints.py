@@ -1,0 +1,40 @@
+"""What every checkpoint folder must hold, whoever loads it: teacher, student, or a model that predicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.bpe")
+
+
+def is_missing_folder(model: str) -> bool:
+    """Whether `model` can only mean a folder, and is none: then the Hub need not be asked."""
+    path = Path(model)
+    if path.is_dir():
+        return False
+    folder_like = path.is_file() or path.is_absolute() or model.startswith((".", "~"))
+    return folder_like or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+
+
+def lacks_tokenizer(model: str) -> bool:
+    """Whether a folder holds no tokenizer; transformers would make one up, of special tokens only."""
+    path = Path(model)
+    return path.is_dir() and not any(any(path.glob(name)) for name in _TOKENIZER)
+
+
+def brings_code(model: str | Path) -> bool:
+    """Whether a folder's checkpoint wants to run code of its own."""
+    config = Path(model) / "config.json"
+    if not config.exists():
+        return False
+    content: Any = json.loads(config.read_text(encoding="utf-8"))
+    return "auto_map" in content
+
+
+def loading_errors() -> tuple[type[Exception], ...]:
+    """What loading a broken checkpoint raises."""
+    from safetensors import SafetensorError
+
+    return (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError)
