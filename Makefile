@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test bench lint clean
 
 setup: $(VENV)/ready
 
@@ -22,6 +22,10 @@ demo: setup
 # Tiny models: one thread for each test process beats two processes that fight for the cores.
 test: setup
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses auto
+
+# Ratios against the schedule in which the method is usually run; DATA holds <set>/{train,test}.jsonl.gz.
+bench: setup
+	$(RUN)/python benchmarks/scoring.py --data $(DATA) --memory --output benchmarks/results/scoring.json
 
 lint: setup
 	$(RUN)/ruff check .

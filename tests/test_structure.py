@@ -16,8 +16,8 @@ SOURCE = Path(muki.__file__).parent
 
 # Each room may import from the rooms before it (and from itself).
 ROOMS = [
-    "errors", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "progress", "labels", "texts", "batches",
-    "teachers", "routing", "methods", "config", "run_folder", "engines", "integration",
+    "errors", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "progress", "labels", "texts",
+    "batches", "teachers", "routing", "methods", "config", "run_folder", "engines", "integration",
     "student", "predict", "evaluation", "finetune", "pipeline", "api", "demo", "cli", "__main__",
 ]  # fmt: skip
 

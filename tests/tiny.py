@@ -25,8 +25,8 @@ from transformers import (
 
 WORDS = (
     "the match ended after a late goal by our captain and fans sang all night . parliament voted on the new tax law "
-    "today while ministers argued . shares fell as the bank raised rates again . a new phone with a faster chip was shown . "
-    "doctors found that short walks help the heart . the film festival opened with a quiet drama ."
+    "today while ministers argued . shares fell as the bank raised rates again . a new phone with a faster chip was "
+    "shown . doctors found that short walks help the heart . the film festival opened with a quiet drama ."
 )
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 

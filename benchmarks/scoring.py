@@ -1,0 +1,263 @@
+"""Scoring against the schedule in which the method is usually run, in one process, same teachers, same texts.
+
+    python benchmarks/scoring.py --data DIR [--set google_snippets] [--work DIR] [--output FILE.json]
+
+DIR holds data sets as `<name>/{train,test}.jsonl.gz`. Two teachers are fine-tuned on one half of the training texts,
+each on one half of the sorted labels; the other half is the pool. Reference schedule: every text padded to 128 tokens,
+batches of 32, float32, one deterministic pass and 16 passes with `.train()`; in training each step runs every teacher
+again. Times on a shared machine are noise, so that everything is a ratio of medians over interleaved repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gzip
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from muki.batches import length_batches, tokenize
+from muki.certainty import certainty
+from muki.config import TrainingConfig
+from muki.demo import packaged_encoder
+from muki.finetune import finetune
+from muki.teachers.dropout import dropout_on
+from muki.teachers.loading import Teacher, load_teacher
+from muki.teachers.masks import pass_keys
+from muki.teachers.scoring import Passes, masks_for, score_texts
+from muki.texts import Text
+
+K = 16
+MAX_LENGTH = 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", dest="name", default="google_snippets")
+    parser.add_argument("--work", type=Path, default=Path("bench-work"))
+    parser.add_argument("--texts", type=int, default=384, help="texts that are timed")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory (minutes)")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+
+    teachers, pool = prepare(args.data / args.name, args.work / args.name)
+    texts = pool[: args.texts]
+    results: dict[str, Any] = {"set": args.name, "machine": machine(), "seed": 0, "texts": len(texts), "K": K}
+    results["schedules"] = schedules(teachers, texts, args.repeats)
+    results["one_pass"] = one_pass(teachers[0], args.repeats)
+    results["agreement"] = agreement(teachers, pool[: 4 * args.texts])
+    results["overhead"] = overhead(teachers[0], texts, args.repeats)
+    if args.memory:
+        results["memory_mib"] = memory(args.work)
+    print(table(results))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+# --- what is timed ---------------------------------------------------------------------------------------------------
+
+
+def reference_pass(teacher: Teacher, texts: list[Text], stochastic: bool) -> None:
+    """One pass of the reference schedule over the texts."""
+    model = teacher.model.train() if stochastic else teacher.model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(texts), 32):
+            batch = [text.text for text in texts[start : start + 32]]
+            model(**teacher.tokenizer(
+                batch, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
+            ))  # fmt: skip
+    model.eval()
+
+
+def schedules(teachers: list[Teacher], texts: list[Text], repeats: int) -> dict[str, Any]:
+    """K = 16 by the reference (one pass of each kind timed on a third of the texts), exact and adaptive by us."""
+    few = texts[::3]
+    each = {
+        "reference_deterministic": lambda: [reference_pass(t, few, False) for t in teachers],
+        "reference_stochastic": lambda: [reference_pass(t, few, True) for t in teachers],
+        "exact": lambda: [score_texts(t, texts, passes=K) for t in teachers],
+        "adaptive": lambda: [score_texts(t, texts, passes=Passes(K, tolerance=0.02)) for t in teachers],
+    }
+    seconds = interleaved(each, repeats)
+    share = len(texts) / len(few)
+    reference = share * (seconds["reference_deterministic"] + K * seconds["reference_stochastic"])
+    return {
+        "reference_seconds": reference,
+        "exact_seconds": seconds["exact"],
+        "adaptive_seconds": seconds["adaptive"],
+        "exact_speedup": reference / seconds["exact"],
+        "adaptive_speedup": reference / seconds["adaptive"],
+    }
+
+
+def one_pass(teacher: Teacher, repeats: int) -> dict[str, Any]:
+    """One dropout pass against one deterministic pass over the same batch of 2,048 tokens."""
+    found: dict[str, Any] = {}
+    rng = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = copy.deepcopy(teacher.model).to(dtype)
+        masks = masks_for(teacher)
+        for length in (16, 64, 128):
+            rows = 2048 // length
+            ids = torch.randint(1000, 20000, (rows, length), generator=rng)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+            def ours(model: Any = model, inputs: Any = inputs, masks: Any = masks, rows: int = rows) -> None:
+                with masks.batch(pass_keys(0, np.arange(rows), 0)):
+                    model(**inputs)
+
+            with torch.inference_mode():
+                plain = interleaved({"deterministic": lambda m=model, i=inputs: m(**i)}, 1)  # warm up
+                with dropout_on(model):
+                    interleaved({"stock": lambda m=model, i=inputs: m(**i), "ours": ours}, 1)
+                times: dict[str, list[float]] = {"deterministic": [], "stock": [], "ours": []}
+                for _ in range(5 * repeats):
+                    times["deterministic"].append(timed(lambda m=model, i=inputs: m(**i)))
+                    with dropout_on(model):
+                        times["stock"].append(timed(lambda m=model, i=inputs: m(**i)))
+                        times["ours"].append(timed(ours))
+                del plain
+            median = {name: statistics.median(values) for name, values in times.items()}
+            key = f"{str(dtype).removeprefix('torch.')}, {length} tokens"
+            found[key] = {name: median[name] / median["deterministic"] for name in ("stock", "ours")}
+    return found
+
+
+def agreement(teachers: list[Teacher], texts: list[Text]) -> dict[str, Any]:
+    """Whether adaptive passes change scores and choices more than a second, independent run of K = 16 does."""
+    scores = {}
+    for name, passes in {
+        "first": Passes(K), "second": Passes(K, seed=1), "adaptive": Passes(K, tolerance=0.02, seed=2),
+    }.items():  # fmt: skip
+        outputs = [score_texts(t, texts, passes=passes) for t in teachers]
+        scores[name] = np.stack([certainty(one.mc_mean) for one in outputs], axis=-1)
+    drawn = [float(one.passes.mean()) for one in outputs]
+    choice = {name: s.argmax(axis=-1) for name, s in scores.items()}
+    return {
+        "texts": len(texts),
+        "noise_floor": {
+            "score": float(np.abs(scores["second"] - scores["first"]).mean()),
+            "same_choice": float((choice["second"] == choice["first"]).mean()),
+        },
+        "adaptive": {
+            "score": float(np.abs(scores["adaptive"] - scores["first"]).mean()),
+            "same_choice": float((choice["adaptive"] == choice["first"]).mean()),
+            "passes": drawn,
+        },
+    }
+
+
+def overhead(teacher: Teacher, texts: list[Text], repeats: int) -> dict[str, float]:
+    """Our scoring of raw texts against a bare loop over the same batches, ready and padded."""
+    encodings = tokenize(teacher.tokenizer, texts, teacher.max_length)
+    batches = list(length_batches(teacher.tokenizer, encodings))
+    masks = masks_for(teacher)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for _, batch in batches:
+                teacher.model(**batch)
+            with dropout_on(teacher.passes_model):
+                for index, batch in batches:
+                    for number in range(K):
+                        with masks.batch(pass_keys(0, index, number)):
+                            teacher.passes_model(**batch)
+
+    seconds = interleaved({"bare": bare, "ours": lambda: score_texts(teacher, texts, passes=K)}, repeats)
+    return {"ratio": seconds["ours"] / seconds["bare"]}
+
+
+def memory(work: Path) -> dict[str, float]:
+    """Peak memory of the scoring stage with tiny teachers, in MiB: 2 and 8 teachers, 10,000 and 200,000 texts."""
+    script = Path(__file__).with_name("memory.py")
+    found = {}
+    for teachers, texts in ((2, 10_000), (8, 10_000), (2, 200_000)):
+        command = [sys.executable, str(script), str(work), str(teachers), str(texts)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found[f"{teachers} teachers, {texts} texts"] = float(out.strip().splitlines()[-1])
+    return found
+
+
+# --- preparation and tools -------------------------------------------------------------------------------------------
+
+
+def prepare(data: Path, work: Path) -> tuple[list[Teacher], list[Text]]:
+    """Two fine-tuned teachers (kept in `work`) and the pool."""
+    with gzip.open(data / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    order = np.random.default_rng(0).permutation(len(rows))
+    half = len(rows) // 2
+    labels = sorted({row["label"] for row in rows})
+    taught = [rows[i] for i in order[: min(half, 3000)]]
+    teachers = []
+    for number, own in enumerate((labels[: len(labels) // 2], labels[len(labels) // 2 :])):
+        folder = work / f"teacher-{number}"
+        if not (folder / "config.json").exists():
+            training = TrainingConfig(epochs=3, learning_rate=5e-5, batch_size=32, seed=number)
+            finetune(packaged_encoder(), taught, folder, labels=own, training=training, max_length=MAX_LENGTH)
+        teachers.append(load_teacher(str(folder), max_length=MAX_LENGTH))
+    return teachers, [Text(place, rows[i]["text"]) for place, i in enumerate(order[half:])]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def interleaved(each: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, in turn: A B C A B C …, so that a machine that drifts hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in each}
+    for _ in range(repeats):
+        for name, work in each.items():
+            times[name].append(timed(work))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    s, a, o = results["schedules"], results["agreement"], results["overhead"]
+    lines = [
+        f"{results['set']}, {results['texts']} texts, K={K}, {results['machine']['threads']} threads",
+        f"exact K=16 against the reference:        {s['exact_speedup']:6.1f} x",
+        f"adaptive (0.02) against the reference:   {s['adaptive_speedup']:6.1f} x,"
+        f" {np.mean(a['adaptive']['passes']):.1f} passes a text",
+        f"score moves by, mean: second K=16 run {a['noise_floor']['score']:.4f}, adaptive {a['adaptive']['score']:.4f}",
+        f"same choice as K=16:   second K=16 run {a['noise_floor']['same_choice']:.3f},"
+        f" adaptive {a['adaptive']['same_choice']:.3f}",
+        f"overhead against a bare loop:            {o['ratio']:6.2f} x",
+        "one dropout pass against one deterministic pass (ours; stock modules):",
+        *(f"  {key:22s} {one['ours']:5.2f} x; {one['stock']:5.2f} x" for key, one in results["one_pass"].items()),
+        *(f"peak memory, {key}: {value:.0f} MiB" for key, value in results.get("memory_mib", {}).items()),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
