@@ -123,7 +123,8 @@ def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, Text
     from muki.student.training import training_arguments
 
     load_tokenizer(config.student.model, config.trust_remote_code)
-    training_arguments(config.training, Path(config.output) / "checkpoints", 1, evaluate=True)
+    if "RANK" not in os.environ:  # under torchrun they would start a process group and wait for each other
+        training_arguments(config.training, Path(config.output) / "checkpoints", 1, evaluate=True)
     if "test" in texts:
         require_known_labels(texts["test"].source, (text.label for text in texts["test"]), space)
 
