@@ -32,7 +32,7 @@ from muki.batches import length_batches, tokenize
 from muki.certainty import certainty
 from muki.config import TrainingConfig
 from muki.demo import packaged_encoder
-from muki.finetune import finetune
+from muki.finetuning import finetune
 from muki.teachers.dropout import dropout_on
 from muki.teachers.loading import Teacher, load_teacher
 from muki.teachers.masks import pass_keys

@@ -540,7 +540,6 @@ def test_missing_texts_and_empty_folders_are_named(tmp_path, integrate):
     refused(empty, *integrate(texts=folder, output=tmp_path / "r2"), continues=tmp_path / "r2")
 
 
-# BUG (page): pages are read outside the `try`: traceback, exit code 1.
 @pytest.mark.parametrize("part", ["page", "footer"])
 def test_a_damaged_parquet_file_is_reported(part, tmp_path, pool_texts, integrate):
     path = tmp_path / "t.parquet"

@@ -18,7 +18,7 @@ SOURCE = Path(muki.__file__).parent
 ROOMS = [
     "errors", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "progress", "labels", "texts",
     "batches", "teachers", "routing", "methods", "config", "run_folder", "engines", "integration",
-    "student", "predict", "evaluation", "finetune", "pipeline", "api", "demo", "cli", "__main__",
+    "student", "predict", "evaluation", "finetuning", "pipeline", "api", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "integrate": "muki.api",
-    "finetune": "muki.finetune",
+    "finetune": "muki.finetuning",
     "Result": "muki.pipeline",
     "Teacher": "muki.teachers.loading",
     "load_teacher": "muki.teachers.loading",
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from muki.api import integrate as integrate
     from muki.config import RunConfig as RunConfig, load_config as load_config
     from muki.errors import MukiError as MukiError
-    from muki.finetune import finetune as finetune
+    from muki.finetuning import finetune as finetune
     from muki.labels import LabelSpace as LabelSpace
     from muki.methods import PRESETS as PRESETS, Method as Method
     from muki.pipeline import Result as Result

@@ -240,6 +240,7 @@ def predict(
     texts: Annotated[str, typer.Option(help="texts in any form that integrate takes")],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON Lines: id, label, score, probabilities")],
     text_column: Annotated[str, typer.Option(help="column of the text")] = "text",
+    text_pair_column: Annotated[str | None, typer.Option(help="column of the second text of a pair")] = None,
     prefix: Annotated[str, typer.Option(help='put before each text, e.g. "query: "')] = "",
     max_length: Annotated[int | None, typer.Option(help="tokens per text; the model's own by default")] = None,
     trust_remote_code: RemoteCode = False,
@@ -252,7 +253,7 @@ def predict(
     from muki.progress import progress
     from muki.texts import Columns, read
 
-    source = read(texts, Columns(text=text_column))
+    source = read(texts, Columns(text=text_column, text_pair=text_pair_column))
     classifier = Classifier.load(model, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code)
     with progress("predicting", None, "texts") as advance:
         count = predict_file(classifier, source, output, advance)
@@ -278,7 +279,7 @@ def finetune(
     Example: muki finetune --base BASE --texts train.jsonl --labels sports,politics -o teachers/a --set epochs=3
     """
     from muki.config import TrainingConfig, apply_overrides, validated
-    from muki.finetune import finetune as finetune_texts
+    from muki.finetuning import finetune as finetune_texts
     from muki.texts import Columns
 
     overrides = [item.removeprefix("training.") for item in set_]

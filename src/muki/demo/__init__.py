@@ -15,7 +15,7 @@ from pathlib import Path
 from muki.config import RunConfig, TrainingConfig, make_config
 from muki.errors import StudentError
 from muki.files import write_text
-from muki.finetune import finetune
+from muki.finetuning import finetune
 from muki.pipeline import Result, run_all
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import muki
-from muki.config import RunConfig
+from muki.config import IN_MEMORY, RunConfig
 from muki.files import replacing
 from muki.labels import LabelSpace
 from muki.methods import preset_name
@@ -48,7 +48,11 @@ def write_card(
 
 def _card_data(name: str, config: RunConfig, metrics: dict[str, Any]) -> ModelCardData:
     """Metadata: Hub ids of teachers and student base as `base_model`, results as a model index."""
-    bases = [_public_name(source) for source in [*(t.model for t in config.teachers), config.student.model]]
+    bases = [
+        _public_name(source)
+        for source in [*(t.model for t in config.teachers), config.student.model]
+        if source != IN_MEMORY
+    ]
     results = None
     if "test" in metrics:
         test = Path(metrics["test"]["source"]).name

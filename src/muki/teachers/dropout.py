@@ -49,8 +49,10 @@ def with_dropout(model: PreTrainedModel, rate: float) -> PreTrainedModel:
     """Rebuild the model with every dropout rate set to `rate` in (0, 1); the weights are the same.
 
     The rates are set in the configuration and the modules are built anew, because many families leave a dropout of
-    rate zero out of the model altogether.
+    rate zero out of the model altogether. A PEFT model cannot be built anew; the modules that it has are set.
     """
+    if hasattr(model, "peft_config"):
+        return _with_module_rates(model, rate)
     config = copy.deepcopy(model.config)
     for part in _configs(config):
         for name in _dropout_fields(part):
@@ -82,6 +84,17 @@ def require_spread(first: NDArray[np.float32], second: NDArray[np.float32], mode
         "a score without dropout (method: {score: entropy, passes: 0}, or --set method.score=entropy), or an explicit "
         "rate for this teacher (dropout_override: 0.1), which is written into the run's record"
     )
+
+
+def _with_module_rates(model: PreTrainedModel, rate: float) -> PreTrainedModel:
+    changed = copy.deepcopy(model)
+    for module in changed.modules():
+        if isinstance(module, _DROPOUT_MODULES):
+            module.p = rate
+        for name, value in vars(module).items():
+            if "drop" in name and type(value) is float:
+                setattr(module, name, rate)
+    return changed
 
 
 def _module_rates(model: nn.Module) -> dict[str, float]:

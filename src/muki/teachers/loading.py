@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -188,10 +189,15 @@ def content_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     """Fingerprint what decides a teacher's outputs: weights, label names and tokenizer."""
     parts: list[object] = [type(model).__name__, label_names(model)]
     for key, tensor in sorted(model.state_dict().items()):
+        if ".original_module." in key:  # a PEFT model keeps the base's unused head, random at each load
+            continue
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         parts += [key, list(tensor.shape), str(tensor.dtype), flat.view(torch.uint8).numpy().tobytes()]
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    parts.append(backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()))
+    if backend is None:
+        parts.append(sorted(tokenizer.get_vocab().items()))
+    else:  # truncation and padding are set anew at each call
+        parts.append({k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")})
     return fingerprint(*parts)
 
 
