@@ -16,6 +16,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "integrate": "muki.api",
     "finetune": "muki.finetuning",
+    "run_all": "muki.pipeline",
+    "score": "muki.pipeline",
+    "supervise": "muki.pipeline",
+    "train": "muki.pipeline",
+    "evaluate": "muki.pipeline",
     "Result": "muki.pipeline",
     "Teacher": "muki.teachers.loading",
     "load_teacher": "muki.teachers.loading",
@@ -40,7 +45,14 @@ if TYPE_CHECKING:
     from muki.finetuning import finetune as finetune
     from muki.labels import LabelSpace as LabelSpace
     from muki.methods import PRESETS as PRESETS, Method as Method
-    from muki.pipeline import Result as Result
+    from muki.pipeline import (
+        Result as Result,
+        evaluate as evaluate,
+        run_all as run_all,
+        score as score,
+        supervise as supervise,
+        train as train,
+    )
     from muki.predict import Classifier as Classifier
     from muki.teachers.loading import Teacher as Teacher, load_teacher as load_teacher, wrap_teacher as wrap_teacher
     from muki.teachers.outputs import TeacherOutputs as TeacherOutputs

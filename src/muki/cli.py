@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast, get_args
 
 import typer
 
@@ -180,6 +180,8 @@ def score(
     run: Run,
     processes: Annotated[int | None, typer.Option(min=1, help="share the work among processes on this machine")] = None,
     shard_of: Annotated[str | None, typer.Option(metavar="I/N", help="only this part, e.g. of a job array")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster (extra 'ray')")] = "local",
+    address: Annotated[str | None, typer.Option(help="of the Ray cluster; by default one on this machine")] = None,
     prepared: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """One stage alone: every teacher reads every text. Only shards without a usable file are scored.
@@ -193,7 +195,10 @@ def score(
     from muki.engines.work import Part
 
     config = _config_of(run, [f"scoring.processes={processes}"] if processes else [])
-    pipeline.score(config, part=Part.parse(shard_of) if shard_of else None, prepared=prepared)
+    if engine not in get_args(pipeline.Engine):
+        raise ConfigError(f"--engine {engine}: unknown; known: {', '.join(get_args(pipeline.Engine))}")
+    part = Part.parse(shard_of) if shard_of else None
+    pipeline.score(config, part=part, prepared=prepared, engine=cast(Any, engine), address=address)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from muki.config import RunConfig, TeacherConfig
 from muki.errors import RunFolderError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from muki.teachers.survey import TeacherFactory, TeacherRecord
 
 logger = logging.getLogger(__name__)
+
+Engine = Literal["local", "ray"]
 
 
 @dataclass
@@ -62,7 +64,13 @@ def run_all(config: RunConfig, sources: Sources | None = None) -> Result:
 
 
 def score(
-    config: RunConfig, sources: Sources | None = None, part: Part | None = None, *, prepared: bool = False
+    config: RunConfig,
+    sources: Sources | None = None,
+    part: Part | None = None,
+    *,
+    prepared: bool = False,
+    engine: Engine = "local",
+    address: str | None = None,
 ) -> None:
     """Cut the texts, look at every teacher, and score the pairs that are not scored yet.
 
@@ -71,6 +79,8 @@ def score(
         sources: loaded objects that stand in for what the config names.
         part: score only this part of the (teacher, shard) pairs; all by default, or what `torchrun` says.
         prepared: texts are cut and teachers are looked at already.
+        engine: who runs the pairs: `local` (this machine) or `ray` (a cluster).
+        address: of the Ray cluster; None starts one on this machine.
     """
     from muki.engines.local import score_here, score_in_processes
     from muki.engines.work import Job, Part
@@ -80,7 +90,7 @@ def score(
     part = part or Part(int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1)))
     if not prepared:
         prepare(config, run, sources)
-    if config.scoring.processes > 1 and part.count == 1 and sources == Sources():
+    if engine == "local" and config.scoring.processes > 1 and part.count == 1 and sources == Sources():
         return score_in_processes(run.root, config.scoring.processes)
     run, records, _ = _scored(config)
     texts: dict[Split, TextShards] = {"pool": _pool(run)}
@@ -89,7 +99,12 @@ def score(
     factories = _factories(config, sources)
     for record in records:
         jobs = [Job(shards, run.scores(split, record.name)) for split, shards in texts.items()]
-        score_here(record, factories[record.name], jobs, scoring_settings(config), part)
+        if engine == "ray":
+            from muki.engines.ray import score_on_ray
+
+            score_on_ray(record, factories[record.name], jobs, scoring_settings(config), address)
+        else:
+            score_here(record, factories[record.name], jobs, scoring_settings(config), part)
     return None
 
 
