@@ -279,6 +279,16 @@ def test_the_resolved_settings_are_saved_with_every_default(finished: Folder, ru
     assert saved["method"]["temperature"] == 0.2
 
 
+def test_settings_as_a_dict_make_a_run_from_python(tmp_path: Path, settings: Callable[..., dict[str, object]]):
+    result = stages.run_all(make_config(settings(method="muki-hard"), "test"))
+    run = Folder(tmp_path / "run")
+    assert result == stages.Result(run.root, run.metrics)
+    assert result.student == run.root / "student"
+    assert result.metrics["method"]["name"] == "muki-hard"
+    assert result.metrics["pool"]["texts"] == 40
+    assert run.classify(["a late goal"]).sum() == pytest.approx(1, abs=1e-5)
+
+
 # --- its numbers -----------------------------------------------------------------------------------------------------
 
 
@@ -763,6 +773,8 @@ def test_a_peft_adapters_dropout_rates_can_be_set(
         ({"max_steps": 2}, 2),
         ({"per_device_eval_batch_size": 1, "lr_scheduler_type": "constant", "weight_decay": 0.1}, 5),
         ({"holdout": 0}, 5),  # 40 texts
+        # BUG: config.py: YAML reads `no` as false, and transformers refuses it ("False is not a valid SaveStrategy").
+        (yaml.safe_load("{save_strategy: no, load_best_model_at_end: false}"), 5),
     ],
 )
 def test_fields_of_training_arguments_pass_through(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast, get_args
@@ -24,6 +26,9 @@ app = typer.Typer(
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a setting, e.g. training.epochs=2")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or its YAML file")]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a checkpoint")]
+
+# What safetensors and torch say, which raise errors of their own.
+_DISK_FULL = re.compile(r"os error 28|No space left|File too large|PytorchStreamWriter failed writing", re.IGNORECASE)
 
 
 def main() -> None:
@@ -68,6 +73,10 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 _fail(f"disk full: {what} cannot be written; free some space", 2)
             _fail(f"{what}: {error.strerror or error}", 2)
+        except Exception as error:
+            if not _DISK_FULL.search(str(error)):
+                raise
+            _fail(f"disk full: the output cannot be written ({str(error).splitlines()[0]}); free some space", 2)
 
     return guarded
 
@@ -82,7 +91,7 @@ def _fail(message: str, code: int, resumable: bool = True) -> NoReturn:
     logging.getLogger("muki").debug("", exc_info=True)
     typer.echo(f"muki: {message}", err=True)
     if _Run.config is not None and _Run.config.exists() and resumable:
-        typer.echo(f"What is done stays. To continue: muki run {_Run.config}", err=True)
+        typer.echo(f"What is done stays. To continue: muki run {shlex.quote(str(_Run.config))}", err=True)
     raise typer.Exit(code)
 
 
@@ -99,9 +108,10 @@ def _config_of(run: Path, overrides: list[str] | None = None) -> Any:
     """The config of a run folder or YAML file."""
     from muki.config import load_config
 
-    config = load_config(run / "config.yaml" if run.is_dir() else run, overrides or [])
-    if run.is_dir():
-        config.output = str(run)  # wherever the folder was moved
+    file = run / "config.yaml" if run.is_dir() else run
+    config = load_config(file, overrides or [])
+    if file.name == "config.yaml" and (file.parent / "texts").exists():
+        config.output = str(file.parent)  # a run's own file: the run is wherever its folder was moved to
     config = config.absolute()
     _Run.config = Path(config.output) / "config.yaml"
     return config

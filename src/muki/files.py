@@ -6,11 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "here"
 
 
 def fingerprint(*parts: object) -> str:
@@ -36,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Works for a file or a folder: whichever the body creates. An older version of `path` is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         if path.is_dir():
@@ -44,6 +48,28 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         remove(temporary)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove temporary files of processes of this machine that were killed while they wrote."""
+    for path in folder.rglob(f".*.{_HOST}-*-*.tmp"):
+        pid = int(path.name.rsplit("-", 2)[1])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            remove(path)
+        except PermissionError:
+            continue
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Hash of each named file's bytes; `unchanged` compares with it later."""
+    return {name: file_fingerprint(folder / name) for name in names}
+
+
+def unchanged(folder: Path, expected: Mapping[str, str]) -> bool:
+    """Whether every file is still there, byte for byte."""
+    return all((folder / n).is_file() and file_fingerprint(folder / n) == digest for n, digest in expected.items())
 
 
 def remove(path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from muki.config import RunConfig, TeacherConfig
 from muki.errors import RunFolderError
-from muki.files import write_json
+from muki.files import clear_leftovers, write_json
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder, Split
 from muki.texts import Columns, TextShards, cut
@@ -115,6 +115,7 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
     factories = _factories(config, sources)
     run.claim(config)
     with run.lock():
+        clear_leftovers(run.root)
         texts = cut_texts(config, run, sources)
         models = {teacher.name or "": teacher.model for teacher in config.teachers}
         records = survey(factories, models, passes=config.method.passes)

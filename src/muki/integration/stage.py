@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from muki.arrow import matrix, vectors
 from muki.errors import RunFolderError
-from muki.files import fingerprint, read_json, replacing, write_json
+from muki.files import digests, fingerprint, read_json, replacing, unchanged, write_json
 from muki.formulas import Array, softmax
 from muki.integration.supervision import integrate_distributions, mean_one
 from muki.labels import LabelSpace
@@ -95,7 +95,7 @@ def supervise(
     content = [[asdict(source) for source in own] for own in sources]
     key = fingerprint(SUPERVISION_VERSION, content, shards, asdict(space), method.model_dump())
     known = read_json(folder / "supervision.json")
-    if known is not None and known.get("fingerprint") == key:
+    if known is not None and known.get("fingerprint") == key and unchanged(folder, known["files"]):
         logger.info("supervision: reusing %d texts (same scores and method)", known["rows"])
         return key
 
@@ -124,7 +124,12 @@ def supervise(
                 scores=all_scores[here].astype(np.float32),
             )
             _write(temporary / name, part)
-        summary = {"fingerprint": key, "rows": len(all_scores), "shards": shards, "method": method.model_dump()}
+        summary = {
+            "fingerprint": key,
+            "rows": len(all_scores),
+            "method": method.model_dump(),
+            "files": digests(temporary, shards),
+        }
         write_json(temporary / "supervision.json", summary)
     logger.info("supervision: %d texts, %s", len(all_scores), method.spelled_out())
     return key
@@ -139,7 +144,7 @@ def load_supervision(folder: Path) -> tuple[Supervision, str]:
     summary = read_json(folder / "supervision.json")
     if summary is None:
         raise RunFolderError(f"{folder}: no finished supervision; run `muki supervise {folder.parent}` first")
-    tables = [pq.read_table(folder / name) for name in summary["shards"]]
+    tables = [pq.read_table(folder / name) for name in summary["files"]]
     table = pa.concat_tables(tables).combine_chunks()
 
     supervision = Supervision(

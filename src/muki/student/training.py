@@ -24,7 +24,7 @@ from muki.batches import tokenize
 from muki.compute import fast_dtype
 from muki.config import StudentConfig, TrainingConfig
 from muki.errors import StudentError
-from muki.files import file_fingerprint, fingerprint, read_json, remove, replacing, write_json
+from muki.files import digests, file_fingerprint, fingerprint, read_json, remove, replacing, unchanged, write_json
 from muki.integration.stage import Supervision
 from muki.progress import clock, progress
 from muki.student.data import SupervisedTexts, SupervisionCollator, split_holdout
@@ -116,7 +116,7 @@ def train_student(
         supervision_key, student.model_dump(), training.model_dump(), _start_fingerprint(student.model), list(labels)
     )
     done = read_json(record)
-    if done is not None and done.get("fingerprint") == key and (folder / "config.json").exists():
+    if done is not None and done.get("fingerprint") == key and unchanged(folder, done["files"]):
         logger.info("student: reusing %s (same supervision, start and training settings)", folder)
         return key
 
@@ -142,7 +142,8 @@ def train_student(
     seconds = time.monotonic() - start
     if trainer.is_world_process_zero():
         save_classifier(trainer.model, tokenizer, folder, max_length)
-        write_json(record, _record(trainer, key, seconds, len(train_index), len(holdout_index)))
+        files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
+        write_json(record, {**_record(trainer, key, seconds, len(train_index), len(holdout_index)), "files": files})
         remove(checkpoints)
         logger.info("student: trained in %s, saved in %s", clock(seconds), folder)
     return key

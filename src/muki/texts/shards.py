@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muki.errors import TextsError
-from muki.files import file_fingerprint, fingerprint, read_json, replacing, write_json
+from muki.files import file_fingerprint, fingerprint, read_json, replacing, unchanged, write_json
 from muki.texts.reading import Columns, Text, files_of, read
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class Shard:
 
     name: str
     rows: int
-    fingerprint: str
+    fingerprint: str  # of the texts
+    digest: str  # of the file
 
 
 @dataclass
@@ -52,6 +53,11 @@ class TextShards:
     shards: list[Shard]
     skipped: int = 0
     skipped_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def intact(self) -> bool:
+        """Whether every shard's file is as it was written."""
+        return unchanged(self.folder, {shard.name: shard.digest for shard in self.shards})
 
     def read(self, shard: Shard) -> list[Text]:
         """Load one shard's texts."""
@@ -108,7 +114,7 @@ def cut(
     columns = columns or Columns()
     key = fingerprint(source_fingerprint(source, columns, split), shard_rows, limit)
     known = TextShards.load(folder)
-    if known is not None and known.fingerprint == key:
+    if known is not None and known.fingerprint == key and known.intact:
         logger.info("texts: reusing %d texts in %s (same source)", known.rows, folder)
         return known
 
@@ -134,7 +140,7 @@ def cut(
             shard_name = f"shard-{len(shards):05d}.parquet"
             _write_shard(rows, temporary / shard_name)
             content = fingerprint([[t.row, t.text, t.text_pair] for t in rows])
-            shards.append(Shard(shard_name, len(rows), content))
+            shards.append(Shard(shard_name, len(rows), content, file_fingerprint(temporary / shard_name)))
         total = sum(shard.rows for shard in shards)
         if not total:
             raise TextsError(
