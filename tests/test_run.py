@@ -773,7 +773,7 @@ def test_a_peft_adapters_dropout_rates_can_be_set(
         ({"max_steps": 2}, 2),
         ({"per_device_eval_batch_size": 1, "lr_scheduler_type": "constant", "weight_decay": 0.1}, 5),
         ({"holdout": 0}, 5),  # 40 texts
-        # BUG: config.py: YAML reads `no` as false, and transformers refuses it ("False is not a valid SaveStrategy").
+        # YAML reads the word `no` as false
         (yaml.safe_load("{save_strategy: no, load_best_model_at_end: false}"), 5),
     ],
 )

@@ -113,7 +113,9 @@ class TrainingConfig(BaseModel):
     @property
     def passed_through(self) -> dict[str, Any]:
         """The fields meant for `TrainingArguments`."""
-        return dict(self.model_extra or {})
+        extra = dict(self.model_extra or {})
+        # YAML reads an unquoted `no` as False; for a strategy it can only mean the word.
+        return {k: "no" if v is False and k.endswith("_strategy") else v for k, v in extra.items()}
 
     @model_validator(mode="wrap")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,7 +207,8 @@ def _trainer(
     checkpoints: Path,
 ) -> IntegrationTrainer:
     accumulate = int(training.passed_through.get("gradient_accumulation_steps", 1))
-    steps_per_epoch = math.ceil(len(train) / (training.batch_size * accumulate))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    steps_per_epoch = math.ceil(len(train) / (training.batch_size * accumulate * world))
     args = training_arguments(training, checkpoints, steps_per_epoch, evaluate=holdout is not None)
     trainer = IntegrationTrainer(
         model=model,
