@@ -414,35 +414,36 @@ def test_the_command_that_a_moved_run_folder_prints_goes_on_there_too(
     assert_same_result(tmp_path / "run", unbroken)
 
 
+@pytest.fixture
+def project(tmp_path: Path, make: Callable[..., Path], own_pool: Path) -> dict[Path, bytes]:
+    """Somebody's own folder `project`, with a run file config.yaml and a folder `texts`, and what its files hold."""
+    folder = tmp_path / "project"
+    (folder / "texts").mkdir(parents=True)
+    own_pool.rename(folder / "texts" / "pool.jsonl")
+    content = make(folder / "run", test=None, texts={"path": str(folder / "texts" / "pool.jsonl")})
+    content.rename(folder / "config.yaml")
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_run_file_named_config_yaml_beside_a_folder_of_texts_is_no_run_folder(
-    tmp_path: Path, make: Callable[..., Path], own_pool: Path
+    tmp_path: Path, project: dict[Path, bytes]
 ):
-    project = tmp_path / "project"
-    (project / "texts").mkdir(parents=True)
-    own_pool.rename(project / "texts" / "pool.jsonl")
-    written = make(project / "run", test=None, texts={"path": str(project / "texts" / "pool.jsonl")})
-    written.rename(project / "config.yaml")
-    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
-    # BUG: cli.py `_config_of` takes any folder with config.yaml and texts for a run folder: it overwrites the run file
-    # and replaces the folder of texts.
-    result = invoke("run", project / "config.yaml")
-    assert {path: path.read_bytes() for path in before if path.exists()} == before
+    # BUG: cli.py `_config_of` takes a folder with config.yaml and texts for a run folder.
+    result = invoke("run", tmp_path / "project" / "config.yaml")
+    assert {path: path.read_bytes() for path in project if path.exists()} == project
     assert result.exit_code == 0, result.stderr
-    assert (project / "run" / "student" / "model.safetensors").exists()
+    assert (tmp_path / "project" / "run" / "student" / "model.safetensors").exists()
 
 
-def test_a_folder_with_a_config_yaml_of_ones_own_is_not_taken_for_a_run_folder(
-    tmp_path: Path, make: Callable[..., Path], own_pool: Path
+@pytest.mark.parametrize("how", ["as a run folder", "as an output"])
+def test_a_folder_with_a_config_yaml_of_ones_own_is_left_alone(
+    tmp_path: Path, make: Callable[..., Path], project: dict[Path, bytes], how: str
 ):
-    project = tmp_path / "project"
-    (project / "texts").mkdir(parents=True)
-    own_pool.rename(project / "texts" / "pool.jsonl")
-    written = make(project / "run", test=None, texts={"path": str(project / "texts" / "pool.jsonl")})
-    written.rename(project / "config.yaml")
-    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
-    # BUG: the same with the folder's name: run_folder.py `claim` takes a config.yaml for proof of a run.
-    invoke("run", project)
-    assert {path: path.read_bytes() for path in before if path.exists()} == before
+    folder = tmp_path / "project"
+    # BUG: run_folder.py `claim` takes any config.yaml for proof of a run; it is overwritten, and `texts` replaced.
+    result = invoke("run", folder if how == "as a run folder" else make(folder))
+    assert {path: path.read_bytes() for path in project if path.exists()} == project
+    assert result.exit_code == 2
 
 
 def test_a_file_that_no_longer_fits_on_the_disk_is_not_left_there_in_half(
