@@ -771,7 +771,9 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path, integrate
     output = tmp_path / "thesis"
     output.mkdir()
     file(output / "chapter.txt", "precious")
-    message = f"output '{output}': not empty, and not a run folder (no config.yaml); choose another output folder"
+    message = (
+        f"output '{output}': not empty, and not a run folder (no config.yaml of a run); choose another output folder"
+    )
     refused(message, *integrate(output=output))
     assert [p.name for p in output.iterdir()] == ["chapter.txt"]
 

@@ -107,10 +107,11 @@ def _quiet_libraries() -> None:
 def _config_of(run: Path, overrides: list[str] | None = None) -> Any:
     """The config of a run folder or YAML file."""
     from muki.config import load_config
+    from muki.run_folder import RunFolder
 
     file = run / "config.yaml" if run.is_dir() else run
     config = load_config(file, overrides or [])
-    if file.name == "config.yaml" and (file.parent / "texts").exists():
+    if file.name == "config.yaml" and RunFolder(file.parent).is_run:
         config.output = str(file.parent)  # a run's own file: the run is wherever its folder was moved to
     config = config.absolute()
     _Run.config = Path(config.output) / "config.yaml"

@@ -24,6 +24,7 @@ from muki.files import write_text
 from muki.methods import PRESETS, Method
 
 IN_MEMORY = "(in memory)"
+RUN_MARK = "# Resolved settings, written by muki: the folder of this file is a run folder.\n"
 
 
 class _Section(BaseModel):
@@ -230,7 +231,8 @@ class RunConfig(_Section):
 
     def save(self, path: Path) -> None:
         """Write the resolved run file."""
-        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
+        content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        write_text(path, RUN_MARK + content)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

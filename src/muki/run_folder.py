@@ -25,7 +25,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from muki.config import RunConfig, load_config
+from muki.config import RUN_MARK, RunConfig, load_config
 from muki.errors import OutputTakenError
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,14 @@ class RunFolder:
     def _split(self, split: Split) -> Path:
         return self.root if split == "pool" else self.root / "test"
 
+    @property
+    def is_run(self) -> bool:
+        """Whether muki wrote this folder's `config.yaml`; a user's own file of that name proves nothing."""
+        try:
+            return self.config.read_text(encoding="utf-8").startswith(RUN_MARK)
+        except (OSError, UnicodeDecodeError):
+            return False
+
     @contextmanager
     def lock(self, stage: str = "prepare") -> Iterator[None]:
         """Keep other processes out of a stage that only one may do at a time; they wait, then find it done."""
@@ -118,7 +126,7 @@ class RunFolder:
         for parent in self.root.parents:
             if parent.exists() and not parent.is_dir():
                 raise OutputTakenError(f"output '{self.root}': '{parent}' is a file; choose another output folder")
-        if self.config.exists() and self.teachers.exists():  # else a first attempt stopped before any work
+        if self.is_run and self.teachers.exists():  # else a first attempt stopped before any work
             before = load_config(self.config)
             here, there = _identity(config), _identity(before)
             differing = [f"{key} {there[key]} (now {here[key]})" for key in here if here[key] != there[key]]
@@ -127,12 +135,13 @@ class RunFolder:
                     f"output '{self.root}': holds another run, with {'; '.join(differing)}; choose another output "
                     "folder, or delete this one"
                 )
-        elif not self.config.exists() and self.root.exists() and any(self.root.iterdir()):
+        elif not self.is_run and self.root.exists() and any(self.root.iterdir()):
             raise OutputTakenError(
-                f"output '{self.root}': not empty, and not a run folder (no config.yaml); choose another output folder"
+                f"output '{self.root}': not empty, and not a run folder (no config.yaml of a run); choose another "
+                "output folder"
             )
         self.root.mkdir(parents=True, exist_ok=True)
-        if not self.config.exists():
+        if not self.is_run:
             config.save(self.config)
 
 

@@ -43,7 +43,7 @@ def run_demo(output: Path) -> Result:
         if (folder / "config.json").exists():
             logger.info("teacher %s: reusing %s", team, folder)
             continue
-        training = TrainingConfig(epochs=6, learning_rate=1e-4, batch_size=16, seed=_SEED)
+        training = TrainingConfig(epochs=8, learning_rate=1.5e-4, batch_size=16, seed=_SEED)
         finetune(encoder, str(data["teachers"]), folder, labels=labels, training=training, max_length=_MAX_LENGTH)
     return run_all(demo_config(output, encoder, data).absolute())
 
@@ -56,7 +56,7 @@ def demo_config(output: Path, encoder: str, data: dict[str, Path]) -> RunConfig:
         "texts": {"path": str(data["pool"])},
         "test": {"path": str(data["test"])},
         "method": "muki",
-        "training": {"epochs": 10, "learning_rate": 1e-4, "batch_size": 16, "seed": _SEED},
+        "training": {"epochs": 12, "learning_rate": 3e-4, "batch_size": 16, "seed": _SEED},
         "output": str(output / "run"),
     }
     return make_config(content, "muki demo")
