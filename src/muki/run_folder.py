@@ -92,7 +92,9 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether muki wrote this folder's `config.yaml`; a user's own file of that name proves nothing."""
+        """Whether muki wrote this folder; a `config.yaml` alone proves nothing, it may be a user's own."""
+        if self.config.is_file() and self.teachers.is_file():
+            return True
         try:
             return self.config.read_text(encoding="utf-8").startswith(RUN_MARK)
         except (OSError, UnicodeDecodeError):
