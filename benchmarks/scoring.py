@@ -33,13 +33,15 @@ from muki.certainty import certainty
 from muki.config import TrainingConfig
 from muki.demo import packaged_encoder
 from muki.finetuning import finetune
+from muki.methods import PRESETS
 from muki.teachers.dropout import dropout_on
 from muki.teachers.loading import Teacher, load_teacher
 from muki.teachers.masks import pass_keys
-from muki.teachers.scoring import Passes, masks_for, score_texts
+from muki.teachers.scoring import Passes, score_texts
 from muki.texts import Text
 
 K = 16
+TOLERANCE = PRESETS["muki-fast"].tolerance
 MAX_LENGTH = 128
 
 
@@ -91,7 +93,7 @@ def schedules(teachers: list[Teacher], texts: list[Text], repeats: int) -> dict[
         "reference_deterministic": lambda: [reference_pass(t, few, False) for t in teachers],
         "reference_stochastic": lambda: [reference_pass(t, few, True) for t in teachers],
         "exact": lambda: [score_texts(t, texts, passes=K) for t in teachers],
-        "adaptive": lambda: [score_texts(t, texts, passes=Passes(K, tolerance=0.02)) for t in teachers],
+        "adaptive": lambda: [score_texts(t, texts, passes=Passes(K, tolerance=TOLERANCE)) for t in teachers],
     }
     seconds = interleaved(each, repeats)
     share = len(texts) / len(few)
@@ -111,7 +113,7 @@ def one_pass(teacher: Teacher, repeats: int) -> dict[str, Any]:
     rng = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         model = copy.deepcopy(teacher.model).to(dtype)
-        masks = masks_for(teacher)
+        masks = teacher.masks
         for length in (16, 64, 128):
             rows = 2048 // length
             ids = torch.randint(1000, 20000, (rows, length), generator=rng)
@@ -143,7 +145,7 @@ def agreement(teachers: list[Teacher], texts: list[Text]) -> dict[str, Any]:
     scores = {}
     for name, passes in {
         "first": Passes(K), "second": Passes(K, seed=1),
-        "adaptive": Passes(K, tolerance=0.02), "adaptive_other_seed": Passes(K, tolerance=0.02, seed=2),
+        "adaptive": Passes(K, tolerance=TOLERANCE), "adaptive_other_seed": Passes(K, tolerance=TOLERANCE, seed=2),
     }.items():  # fmt: skip
         outputs = [score_texts(t, texts, passes=passes) for t in teachers]
         scores[name] = np.stack([certainty(one.mc_mean) for one in outputs], axis=-1)
@@ -170,7 +172,7 @@ def overhead(teacher: Teacher, texts: list[Text], repeats: int) -> dict[str, flo
     """Our scoring of raw texts against a bare loop over the same batches, ready and padded."""
     encodings = tokenize(teacher.tokenizer, texts, teacher.max_length)
     batches = list(length_batches(teacher.tokenizer, encodings))
-    masks = masks_for(teacher)
+    masks = teacher.masks
 
     def bare() -> None:
         with torch.inference_mode():
@@ -202,8 +204,7 @@ def memory(work: Path) -> dict[str, float]:
 
 def prepare(data: Path, work: Path) -> tuple[list[Teacher], list[Text]]:
     """Two fine-tuned teachers (kept in `work`) and the pool."""
-    with gzip.open(data / "train.jsonl.gz", "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = read_rows(data, "train")
     order = np.random.default_rng(0).permutation(len(rows))
     half = len(rows) // 2
     labels = sorted({row["label"] for row in rows})
@@ -216,6 +217,11 @@ def prepare(data: Path, work: Path) -> tuple[list[Teacher], list[Text]]:
             finetune(packaged_encoder(), taught, folder, labels=own, training=training, max_length=MAX_LENGTH)
         teachers.append(load_teacher(str(folder), max_length=MAX_LENGTH))
     return teachers, [Text(place, rows[i]["text"]) for place, i in enumerate(order[half:])]
+
+
+def read_rows(data: Path, split: str) -> list[dict[str, str]]:
+    with gzip.open(data / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -250,7 +256,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         f"{results['set']}, {results['texts']} texts, K={K}, {results['machine']['threads']} threads",
         f"exact K=16 against the reference:        {s['exact_speedup']:6.1f} x",
-        f"adaptive (0.02) against the reference:   {s['adaptive_speedup']:6.1f} x,"
+        f"adaptive ({TOLERANCE}) against the reference:   {s['adaptive_speedup']:6.1f} x,"
         f" {np.mean(a['adaptive']['passes']):.1f} passes a text",
         f"score moves by, mean: second K=16 run {a['noise_floor']['score']:.4f}, adaptive {a['adaptive']['score']:.4f}",
         f"same choice as K=16:   second K=16 run {a['noise_floor']['same_choice']:.3f},"

@@ -12,7 +12,7 @@ from muki.formulas import entropy, softmax
 from muki.teachers.dropout import dropout_on, dropout_rates
 from muki.teachers.loading import Teacher, wrap_teacher
 from muki.teachers.masks import DropoutMasks, _by_gather, _by_windows, pass_keys
-from muki.teachers.scoring import Passes, _outputs, masks_for, probe_dropout, score_texts
+from muki.teachers.scoring import Passes, _outputs, probe_dropout, score_texts
 from muki.texts import Text
 
 LABELS = ["sports", "politics", "business"]
@@ -293,6 +293,15 @@ def test_adaptive_progress_adds_up_to_all_passes():
 
 
 def test_masks_are_laid_out_for_the_longest_text():
-    masks = masks_for(make_teacher())
+    masks = make_teacher().masks
     assert masks.max_length == 32
     assert masks.table_length >= 4 * 2 * 32 * 32
+
+
+def test_features_are_what_the_last_linear_layer_reads():
+    teacher = make_teacher()
+    outputs = score_texts(teacher, texts(), passes=0, features=True)
+    head = teacher.model.classifier
+    again = outputs.features.astype(np.float32) @ head.weight.detach().numpy().T + head.bias.detach().numpy()
+    np.testing.assert_allclose(again, outputs.logits, atol=2e-3)  # float16 features
+    assert score_texts(teacher, texts(), passes=0).features is None

@@ -54,7 +54,7 @@ class Method(BaseModel):
 
 PRESETS: dict[str, Method] = {
     "muki": Method(),
-    "muki-fast": Method(tolerance=0.02),
+    "muki-fast": Method(tolerance=0.015),
     "muki-soft": Method(reweight="none"),
     "muki-hard": Method(integration="hard", reweight="none"),
     "muki-hard-margin": Method(integration="hard"),

@@ -117,7 +117,8 @@ def train_student(
         supervision_key, student.model_dump(), training.model_dump(), _start_fingerprint(student.model), list(labels)
     )
     done = read_json(record)
-    if done is not None and done.get("fingerprint") == key and unchanged(folder, done["files"]):
+    files = done.get("files") if done is not None and done.get("fingerprint") == key else None
+    if files is not None and unchanged(folder, files):
         logger.info("student: reusing %s (same supervision, start and training settings)", folder)
         return key
 
@@ -142,6 +143,7 @@ def train_student(
         raise StudentError(f"student: out of memory ({error}); set training.batch_size lower") from error
     seconds = time.monotonic() - start
     if trainer.is_world_process_zero():
+        remove(record)  # so that an interruption here cannot leave a student with another's record
         save_classifier(trainer.model, tokenizer, folder, max_length)
         files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
         write_json(record, {**_record(trainer, key, seconds, len(train_index), len(holdout_index)), "files": files})

@@ -28,6 +28,7 @@ from muki.teachers.checks import (
     usable_length,
 )
 from muki.teachers.dropout import with_dropout
+from muki.teachers.masks import DropoutMasks, widest_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,6 +75,11 @@ class Teacher:
         if self.passes_dtype == self.model.dtype:
             return self.model
         return cast("PreTrainedModel", cast(Any, copy.deepcopy(self.model)).to(self.passes_dtype))
+
+    @cached_property
+    def masks(self) -> DropoutMasks:
+        """Of the dropout passes; their tables are made once for a teacher."""
+        return DropoutMasks(self.max_length, widest_site(self.model.config, self.max_length))
 
     @property
     def parameters(self) -> int:

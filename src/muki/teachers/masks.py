@@ -139,6 +139,13 @@ class DropoutMasks(TorchFunctionMode):
         return table
 
 
+def widest_site(config: Any, max_length: int) -> int:
+    """Activations of one text at a model's widest dropout site: attention, hidden or feed-forward."""
+    heads = getattr(config, "num_attention_heads", None) or 1
+    sizes = [getattr(config, name, None) or 1 for name in ("hidden_size", "intermediate_size", "embedding_size")]
+    return max(heads * max_length * max_length, max_length * max(sizes))
+
+
 def pass_keys(seed: int, rows: NDArray[np.int64], number: int) -> NDArray[np.uint64]:
     """Keys of one dropout pass: one 64-bit number for each (seed, row, pass).
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from muki.files import fingerprint
 from muki.formulas import entropy, softmax
 from muki.progress import Advance
 from muki.teachers.dropout import dropout_on, require_spread
+from muki.teachers.features import head_inputs
 from muki.teachers.loading import Teacher
-from muki.teachers.masks import DropoutMasks, pass_keys
+from muki.teachers.masks import pass_keys
 from muki.teachers.outputs import TeacherOutputs
 from muki.texts import Text
 
@@ -62,6 +64,7 @@ def score_texts(
     passes: int | Passes = 16,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
+    features: bool = False,
     advance: Advance | None = None,
 ) -> TeacherOutputs:
     """Score texts with one teacher.
@@ -73,6 +76,7 @@ def score_texts(
         seed: of the masks. The same seed gives the same scores for every batch size, order and number of processes,
             up to float rounding of the matrix products.
         batch_tokens: tokens per batch, padding included. Decides speed and memory, not results.
+        features: keep the input of the last linear layer too.
         advance: called with the number of texts that finished a pass; one that stops early counts its rest at once.
 
     Returns:
@@ -80,18 +84,24 @@ def score_texts(
 
     Raises:
         DropoutError: `passes` > 0 and two dropout passes over the first batch agree.
-        TeacherError: a logit is not a number.
+        TeacherError: a logit is not a number, or features are wanted of a model without a linear head.
     """
     plan = passes if isinstance(passes, Passes) else Passes(passes, seed=seed)
     encodings = tokenize(teacher.tokenizer, texts, teacher.max_length, teacher.prefix)
     rows = np.array([text.row for text in texts], dtype=np.int64)
     logits = np.zeros((len(texts), len(teacher.labels)), dtype=np.float32)
+    kept: NDArray[np.float16] | None = None
     for index, batch in length_batches(teacher.tokenizer, encodings, batch_tokens):
-        logits[index] = _forward(teacher, teacher.model, batch, rows[index])
+        with head_inputs(teacher) if features else nullcontext() as head:
+            logits[index] = _forward(teacher, teacher.model, batch, rows[index])
+        if head:
+            found = head(batch["attention_mask"])
+            kept = np.zeros((len(texts), found.shape[-1]), dtype=np.float16) if kept is None else kept
+            kept[index] = found
         if advance:
             advance(len(index))
     draws, counts = _draw(teacher, encodings, rows, plan, batch_tokens, advance)
-    return _outputs(rows, logits, draws, counts)
+    return replace(_outputs(rows, logits, draws, counts), features=kept)
 
 
 def _draw(
@@ -108,7 +118,7 @@ def _draw(
     counts = np.zeros(n, dtype=np.int32)
     if not plan.most:
         return draws, counts
-    masks = masks_for(teacher)
+    masks = teacher.masks
     mask_seed = int(fingerprint(plan.seed, teacher.fingerprint)[:16], 16)
     undecided = np.arange(n)
     proven = plan.most < 2
@@ -147,15 +157,6 @@ def probe_dropout(teacher: Teacher, text: str = "A short text to see whether two
         DropoutError: they do not.
     """
     score_texts(teacher, [Text(0, text)], passes=2)
-
-
-def masks_for(teacher: Teacher) -> DropoutMasks:
-    """Masks laid out for this teacher's widest dropout site."""
-    config: Any = teacher.model.config
-    heads = getattr(config, "num_attention_heads", None) or 1
-    sizes = [getattr(config, name, None) or 1 for name in ("hidden_size", "intermediate_size", "embedding_size")]
-    length = teacher.max_length
-    return DropoutMasks(length, max(heads * length * length, length * max(sizes)))
 
 
 def _forward(

@@ -18,21 +18,33 @@ from muki.teachers.outputs import TeacherOutputs
 
 @dataclass(frozen=True)
 class Source:
-    """What a shard's outputs were made from; each is a content fingerprint, `passes` the dropout passes ("0": none)."""
+    """What a shard's outputs were made from.
+
+    Attributes:
+        teacher: content fingerprint.
+        texts: content fingerprint of the shard.
+        settings: fingerprint of prefix, length, number format, seed …
+        passes: the dropout passes, "0" for none.
+        features: whether features are kept.
+    """
 
     teacher: str
     texts: str
     settings: str
     passes: str
+    features: bool = False
 
     def serves(self, wanted: Source) -> str | None:
         """None where outputs of this source can be used for `wanted`, else what has changed.
 
-        Outputs with dropout passes also serve where none are wanted: the deterministic pass is always there.
+        Outputs with dropout passes or features also serve where none are wanted: the deterministic pass is always
+        there.
         """
         changed = [name for name in ("teacher", "texts", "settings") if getattr(self, name) != getattr(wanted, name)]
         if not changed and wanted.passes not in ("0", self.passes):
             changed = [f"passes ({self.passes} to {wanted.passes})"]
+        if wanted.features and not self.features:
+            changed.append("features are wanted now")
         return f"changed: {', '.join(changed)}" if changed else None
 
 
