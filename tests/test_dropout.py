@@ -300,8 +300,12 @@ def test_masks_are_laid_out_for_the_longest_text():
 
 def test_features_are_what_the_last_linear_layer_reads():
     teacher = make_teacher()
-    outputs = score_texts(teacher, texts(), passes=0, features=True)
+    outputs = score_texts(teacher, texts(), passes=0, keep="features+states")
     head = teacher.model.classifier
     again = outputs.features.astype(np.float32) @ head.weight.detach().numpy().T + head.bias.detach().numpy()
     np.testing.assert_allclose(again, outputs.logits, atol=2e-3)  # float16 features
+    with torch.inference_mode():
+        layers = teacher.model(**teacher.tokenizer(texts()[3].text, return_tensors="pt"), output_hidden_states=True)
+    mean = torch.stack([layer[0].mean(dim=0) for layer in layers.hidden_states]).numpy()
+    np.testing.assert_allclose(outputs.states[3], mean, atol=2e-3)
     assert score_texts(teacher, texts(), passes=0).features is None

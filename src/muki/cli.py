@@ -123,6 +123,11 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
 
     student = folder / "student"
     typer.echo("\n" + summary(metrics))
+    if not student.exists():
+        typer.echo(
+            f"\nno student (this method lets the teachers answer)\nmetrics: {folder / 'report' / 'metrics.json'}"
+        )
+        return
     typer.echo(f"\nstudent: {student}\nmetrics: {folder / 'report' / 'metrics.json'}")
     typer.echo(f'use it:  pipeline("text-classification", model="{student}")')
 

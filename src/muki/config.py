@@ -21,7 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from muki.errors import ConfigError
 from muki.files import write_text
-from muki.methods import PRESETS, Method
+from muki.methods import PRESETS, Method, preset_name
 
 IN_MEMORY = "(in memory)"
 RUN_MARK = "# Resolved settings, written by muki: the folder of this file is a run folder.\n"
@@ -72,6 +72,7 @@ class TextsConfig(_Section):
     path: str = Field(description="jsonl, csv, tsv, txt, parquet (also .gz), a folder of these, or a Hub data set")
     text: str = Field("text", description="column of the text")
     text_pair: str | None = Field(None, description="column of the second text of a pair")
+    label: str | None = Field(None, description="column of the gold label; read by oracle and supervised only")
     id: str | None = Field(None, description="column of an id; 'id' is used where it is there")
     split: str = Field("train", description="of a Hub data set")
     limit: int | None = Field(None, ge=1, description="only the first texts")
@@ -186,6 +187,15 @@ class RunConfig(_Section):
         if len(teachers) < 2:
             raise ValueError(f"two or more teachers are needed, found {len(teachers)}")
         return teachers
+
+    @model_validator(mode="after")
+    def _gold_for_ceilings(self) -> RunConfig:
+        if self.method.needs_gold and self.texts.label is None:
+            raise ValueError(
+                f"method: '{preset_name(self.method)}' is a ceiling that reads the pool's gold labels; name their "
+                "column (texts: {label: label}), or choose a method for unlabelled texts such as muki"
+            )
+        return self
 
     @model_validator(mode="after")
     def _name_teachers(self) -> RunConfig:

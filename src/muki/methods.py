@@ -1,4 +1,7 @@
-"""Methods by name. A method is a routing score, a rule that makes weights of it, and an instance weight."""
+"""Methods by name. A method is a choice for each link of one chain.
+
+routing score → routing weights → target → instance weight → what the student minimises
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from muki.routing.scores import SCORES
+
+GOLD = "gold"  # the routing score of the ceilings: 1 for a teacher that knows the gold label, else 0
 
 
 class Method(BaseModel):
@@ -22,6 +27,13 @@ class Method(BaseModel):
     integration: Literal["soft", "hard"] = Field("soft", description="softmax over teachers, or the surest one alone")
     temperature: float = Field(0.2, gt=0, description="τ of the softmax over teachers (soft integration)")
     reweight: Literal["margin", "none"] = Field("margin", description="texts on which teachers conflict count less")
+    target: Literal["teachers", "gold"] = Field("teachers", description="what is learned; gold: the pool's own labels")
+    objective: Literal["kl", "uhc", "dfa", "cfl"] = Field(
+        "kl", description="kl: divergence from the target; uhc, dfa, cfl: the losses of these methods"
+    )
+    student: Literal["trained", "merged", "none"] = Field(
+        "trained", description="merged: average of the teachers' weights; none: the teachers themselves answer"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -29,17 +41,31 @@ class Method(BaseModel):
         """A score without dropout needs no passes, unless they are asked for."""
         if isinstance(values, dict) and "passes" not in values:
             known = SCORES.get(values.get("score", "mc-entropy"))
-            if known is not None and not known.needs_passes:
+            if values.get("score") == GOLD or (known is not None and not known.needs_passes):
                 return {**values, "passes": 0}
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.target == "gold" and self.score != GOLD:
+            raise ValueError(f"target: gold needs score: {GOLD}, found '{self.score}'")
+        if self.score == GOLD:
+            return self
         if self.score not in SCORES:
             raise ValueError(f"score: unknown routing score '{self.score}'; known: {', '.join(SCORES)}")
         if SCORES[self.score].needs_passes and self.passes < 2:
             raise ValueError(f"passes: score '{self.score}' needs 2 or more dropout passes, found {self.passes}")
         return self
+
+    @property
+    def needs_gold(self) -> bool:
+        """Whether gold labels of the pool are read: a ceiling to compare with, not a method for unlabelled texts."""
+        return self.score == GOLD
+
+    @property
+    def keep(self) -> str:
+        """What else of the teachers' deterministic passes is needed."""
+        return "states" if self.objective in ("dfa", "cfl") else ""
 
     def spelled_out(self) -> str:
         """One line for reports."""
@@ -47,10 +73,16 @@ class Method(BaseModel):
         if passes and self.tolerance is not None:
             passes = f", K≤{self.passes} to ±{self.tolerance:g}"
         rule = f"soft τ={self.temperature:g}" if self.integration == "soft" else "hard"
-        return (
-            f"{self.score}{passes}, {rule}, {'margin re-weighting' if self.reweight == 'margin' else 'no re-weighting'}"
-        )
+        weight = "margin re-weighting" if self.reweight == "margin" else "no re-weighting"
+        others = [
+            *(["gold labels as target"] if self.target == "gold" else []),
+            *([f"objective {self.objective}"] if self.objective != "kl" else []),
+            *(["no student"] if self.student == "none" else ["merged weights"] if self.student == "merged" else []),
+        ]
+        return ", ".join([f"{self.score}{passes}", rule, weight, *others])
 
+
+_VANILLA = Method(score="energy", temperature=1.0, reweight="none")
 
 PRESETS: dict[str, Method] = {
     "muki": Method(),
@@ -59,7 +91,15 @@ PRESETS: dict[str, Method] = {
     "muki-hard": Method(integration="hard", reweight="none"),
     "muki-hard-margin": Method(integration="hard"),
     "muki-no-mc": Method(score="entropy"),
-    "vanilla-kd": Method(score="energy", temperature=1.0, reweight="none"),
+    "vanilla-kd": _VANILLA,
+    "uhc": _VANILLA.model_copy(update={"objective": "uhc"}),
+    "dfa": _VANILLA.model_copy(update={"objective": "dfa"}),
+    "cfl": _VANILLA.model_copy(update={"objective": "cfl"}),
+    "weight-merge": _VANILLA.model_copy(update={"student": "merged"}),
+    "ensemble": _VANILLA.model_copy(update={"student": "none"}),
+    "routed-ensemble": Method(student="none"),
+    "oracle": Method(score=GOLD, integration="hard", reweight="none"),
+    "supervised": Method(score=GOLD, integration="hard", reweight="none", target="gold"),
 }
 
 

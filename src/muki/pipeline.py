@@ -16,12 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from muki.config import RunConfig, TeacherConfig
 from muki.errors import RunFolderError
 from muki.files import clear_leftovers, write_json
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder, Split
-from muki.texts import Columns, TextShards, cut
+from muki.texts import Columns, Shard, TextShards, cut
 
 if TYPE_CHECKING:
     from muki.engines.work import Part, ScoringSettings
@@ -59,7 +62,7 @@ def run_all(config: RunConfig, sources: Sources | None = None) -> Result:
     """From teachers and texts to an evaluated student; finished stages are not repeated."""
     score(config, sources)
     supervise(config)
-    train(config)
+    train(config, sources)
     return Result(Path(config.output), evaluate(config))
 
 
@@ -148,7 +151,7 @@ def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, Text
 def cut_texts(config: RunConfig, run: RunFolder, sources: Sources) -> dict[Split, TextShards]:
     """The pool, and the test texts if there are any, as shards."""
     pool = config.texts
-    columns = Columns(pool.text, pool.text_pair, None, pool.id)
+    columns = Columns(pool.text, pool.text_pair, pool.label, pool.id)
     source = pool.path if sources.pool is None else sources.pool
     shards: dict[Split, TextShards] = {
         "pool": cut(source, run.texts("pool"), columns, split=pool.split, shard_rows=pool.shard_rows, limit=pool.limit)
@@ -163,13 +166,19 @@ def cut_texts(config: RunConfig, run: RunFolder, sources: Sources) -> dict[Split
     return shards
 
 
-def supervise(config: RunConfig) -> str:
-    """Make supervision of the scores. Returns its fingerprint."""
+def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
+    """Make supervision of the scores. Returns its fingerprint.
+
+    Args:
+        config: the run.
+        run: its folder, where supervision or scores lie elsewhere than the config says.
+    """
     from muki.engines.work import shard_source
     from muki.integration.stage import supervise as supervise_stage
 
-    run, records, space = _scored(config)
+    run, records, space = _scored(config, run)
     pool, settings = _pool(run), scoring_settings(config)
+    gold = [_gold(pool, shard, space) for shard in pool.shards] if config.method.needs_gold else None
     return supervise_stage(
         [shard.name for shard in pool.shards],
         [run.scores("pool", record.name) for record in records],
@@ -177,33 +186,42 @@ def supervise(config: RunConfig) -> str:
         space,
         config.method,
         run.supervision,
+        gold,
     )
 
 
-def train(config: RunConfig) -> str:
-    """Train the student on the supervision. Returns its fingerprint."""
+def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | None = None) -> str:
+    """Train the student on the supervision. Returns its fingerprint; "" for a method without a student."""
     from muki.integration.stage import load_supervision
     from muki.student.training import train_student
 
-    run, _, space = _scored(config)
+    run, _, space = _scored(config, run)
+    if config.method.student == "none":
+        return ""
+    if config.method.student == "merged":
+        from muki.student.merging import merge_teachers
+
+        factories = _factories(config, sources or Sources())
+        return merge_teachers(factories, space, folder=run.student, record=run.training)
     supervision, key = load_supervision(run.supervision)
     with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext():
         return train_student(
-            _pool(run), supervision, key, space.labels, config.student, config.training,
+            _pool(run), supervision, key, space, config.student, config.training,
             folder=run.student, checkpoints=run.checkpoints, record=run.training,
-            trust_remote_code=config.trust_remote_code,
+            objective=config.method.objective, trust_remote_code=config.trust_remote_code,
         )  # fmt: skip
 
 
-def evaluate(config: RunConfig) -> dict[str, Any]:
+def evaluate(config: RunConfig, run: RunFolder | None = None) -> dict[str, Any]:
     """Evaluate the student, write `metrics.json` and the model card."""
     from muki.evaluation.card import write_card
     from muki.evaluation.evaluate import evaluate as evaluate_stage
 
-    run, records, space = _scored(config)
+    run, records, space = _scored(config, run)
     metrics = evaluate_stage(run, config, space)
     write_json(run.metrics, metrics)
-    write_card(run, config, space, records, metrics)
+    if config.method.student != "none":
+        write_card(run, config, space, records, metrics)
     return metrics
 
 
@@ -216,7 +234,7 @@ def scoring_settings(config: RunConfig) -> ScoringSettings:
     from muki.teachers.scoring import Passes
 
     passes = Passes(config.method.passes, config.method.tolerance, seed=config.scoring.seed)
-    return ScoringSettings(passes, config.scoring.batch_tokens)
+    return ScoringSettings(passes, config.scoring.batch_tokens, config.method.keep)
 
 
 def load_from_config(
@@ -241,11 +259,11 @@ def _factories(config: RunConfig, sources: Sources) -> dict[str, TeacherFactory]
     }
 
 
-def _scored(config: RunConfig) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:
+def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:
     """What the scoring stage left for later stages."""
     from muki.teachers.survey import load_records
 
-    run = RunFolder(Path(config.output))
+    run = run or RunFolder(Path(config.output))
     records, space = load_records(run.teachers), LabelSpace.load(run.labels)
     if records is None or space is None:
         raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
@@ -257,6 +275,11 @@ def _pool(run: RunFolder) -> TextShards:
     if pool is None:
         raise RunFolderError(f"run '{run.root}': no texts yet; run `muki score {run.root}` first")
     return pool
+
+
+def _gold(pool: TextShards, shard: Shard, space: LabelSpace) -> NDArray[np.int64]:
+    """Gold labels of one shard as indices into the union; -1 outside it."""
+    return np.array([space.label2id.get(text.label or "", -1) for text in pool.read(shard)], dtype=np.int64)
 
 
 def _overlap(space: LabelSpace) -> str:

@@ -35,9 +35,19 @@ Split = Literal["pool", "test"]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """Paths of one run.
+
+    Attributes:
+        root: of the run.
+        results: where supervision, student and report lie; the root unless several methods share one run's scores.
+    """
 
     root: Path
+    results: Path | None = None
+
+    @property
+    def _results(self) -> Path:
+        return self.results or self.root
 
     @property
     def config(self) -> Path:
@@ -57,27 +67,27 @@ class RunFolder:
     @property
     def supervision(self) -> Path:
         """Targets and weights."""
-        return self.root / "supervision"
+        return self._results / "supervision"
 
     @property
     def checkpoints(self) -> Path:
         """Of the student's training."""
-        return self.root / "checkpoints"
+        return self._results / "checkpoints"
 
     @property
     def training(self) -> Path:
         """How the student was trained."""
-        return self.root / "training.json"
+        return self._results / "training.json"
 
     @property
     def student(self) -> Path:
         """The result."""
-        return self.root / "student"
+        return self._results / "student"
 
     @property
     def metrics(self) -> Path:
         """The evaluation's numbers."""
-        return self.root / "report" / "metrics.json"
+        return self._results / "report" / "metrics.json"
 
     def texts(self, split: Split) -> Path:
         """Shards of the pool or of the test file."""

@@ -28,7 +28,7 @@ class ScoringSettings:
 
     passes: Passes
     batch_tokens: int
-    features: bool = False
+    keep: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def shard_source(record: TeacherRecord, shard: Shard, settings: ScoringSettings)
         texts=shard.fingerprint,
         settings=fingerprint(SCORING_VERSION, record.settings, settings.passes.seed),
         passes=settings.passes.label(),
-        features=settings.features,
+        keep=settings.keep,
     )
 
 
@@ -131,7 +131,7 @@ def score_shard(
         pair.texts.read(pair.shard),
         passes=settings.passes,
         batch_tokens=settings.batch_tokens,
-        features=settings.features,
+        keep=settings.keep,
         advance=advance,
     )
     write_outputs(pair.path, outputs, pair.source)

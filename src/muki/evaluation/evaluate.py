@@ -29,7 +29,7 @@ from muki.labels import LabelSpace
 from muki.methods import PRESETS, Method, preset_name
 from muki.predict import Classifier
 from muki.progress import progress
-from muki.routing.scores import SCORES, routing_scores
+from muki.routing.scores import SCORES, gold_scores, routing_scores
 from muki.run_folder import RunFolder
 from muki.student.data import split_holdout
 from muki.teachers.outputs import TeacherOutputs
@@ -48,9 +48,7 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
         RunFolderError: the student or the scores are not there yet.
         TextsError: no test text has a label of the union.
     """
-    if not (run.student / "config.json").exists():
-        raise RunFolderError(f"{run.student}: no student yet; run `muki train {run.root}` first")
-    classifier = Classifier.load(run.student, prefix=config.student.prefix, trust_remote_code=config.trust_remote_code)
+    classifier = _student(run, config)
     pool = TextShards.load(run.texts("pool"))
     if pool is None:
         raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
@@ -73,7 +71,7 @@ def pool_metrics(
     space: LabelSpace,
     pool: TextShards,
     supervision: Supervision,
-    classifier: Classifier,
+    classifier: Classifier | None,
 ) -> dict[str, Any]:
     """What can be said without labels: agreement, shares, margins, passes."""
     names = list(space.columns)
@@ -82,7 +80,7 @@ def pool_metrics(
     best = supervision.scores.argmax(axis=-1)
     _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
     held_out: dict[str, Any] = {"n": len(holdout)}
-    if len(holdout):
+    if len(holdout) and classifier:
         texts = _pick(pool, {int(row) for row in supervision.rows[holdout]})
         student = _predict(classifier, texts, "student on held-out texts").argmax(axis=-1)
         held_out["student_target_agreement"] = accuracy(student, supervision.target[holdout].argmax(axis=-1))
@@ -104,7 +102,7 @@ def pool_metrics(
 
 
 def labelled_metrics(
-    run: RunFolder, config: RunConfig, space: LabelSpace, test: TextShards, classifier: Classifier
+    run: RunFolder, config: RunConfig, space: LabelSpace, test: TextShards, classifier: Classifier | None
 ) -> dict[str, Any]:
     """What gold labels say: the student, each teacher on its own part, the ensembles, the routing."""
     names = list(space.columns)
@@ -120,22 +118,27 @@ def labelled_metrics(
     gold = np.array([space.label2id[text.label or ""] for text in texts])
     outputs = [one.take(np.flatnonzero(known)) for one in _load_outputs(run, "test", names, test)]
 
-    student = _predict(classifier, texts, "student on the test texts")
-    scores = routing_scores(outputs, config.method.score)
+    own_parts = {name: np.isin(gold, columns[i]) for i, name in enumerate(names)}
+    method = config.method
+    scores = gold_scores(gold, columns) if method.needs_gold else routing_scores(outputs, method.score)
     teachers = {name: _teacher_alone(outputs[i], columns[i], gold) for i, name in enumerate(names)}
-    return {
-        "test": {"texts": len(texts), "left_out": dict(outside), "source": test.source},
-        "student": {
+    found: dict[str, Any] = {"test": {"texts": len(texts), "left_out": dict(outside), "source": test.source}}
+    if classifier:
+        student = _predict(classifier, texts, "student on the test texts")
+        found["student"] = {
             **classification_metrics(student, gold, space.labels),
             "per_teacher_part": {
                 name: {"accuracy": accuracy(student[own].argmax(-1), gold[own]), "n": int(own.sum())}
-                for name, own in ((name, np.isin(gold, columns[i])) for i, name in enumerate(names))
+                for name, own in own_parts.items()
                 if own.any()
             },
-        },
+        }
+    return found | {
         "teachers": teachers,
-        "ensemble": classification_metrics(ensemble(outputs, space, PRESETS["vanilla-kd"]), gold, space.labels),
-        "routed_ensemble": classification_metrics(ensemble(outputs, space, config.method), gold, space.labels),
+        "ensemble": classification_metrics(
+            ensemble(outputs, space, PRESETS["vanilla-kd"], routing_scores(outputs, "energy")), gold, space.labels
+        ),
+        "routed_ensemble": classification_metrics(ensemble(outputs, space, method, scores), gold, space.labels),
         "routing": {
             "accuracy": routing_accuracy(scores, gold, columns),
             "by_score": {
@@ -145,6 +148,15 @@ def labelled_metrics(
             },
         },
     }
+
+
+def _student(run: RunFolder, config: RunConfig) -> Classifier | None:
+    """The student; None for a method that has none."""
+    if config.method.student == "none":
+        return None
+    if not (run.student / "config.json").exists():
+        raise RunFolderError(f"{run.student}: no student yet; run `muki train {run.root}` first")
+    return Classifier.load(run.student, prefix=config.student.prefix, trust_remote_code=config.trust_remote_code)
 
 
 def require_known_labels(source: str, labels: Iterable[str | None], space: LabelSpace) -> Counter[str]:
@@ -163,12 +175,12 @@ def require_known_labels(source: str, labels: Iterable[str | None], space: Label
     return outside
 
 
-def ensemble(outputs: list[TeacherOutputs], space: LabelSpace, method: Method) -> Array:
+def ensemble(outputs: list[TeacherOutputs], space: LabelSpace, method: Method, scores: Array) -> Array:
     """The teachers themselves as one classifier, without a student; shape (n, C).
 
     With `vanilla-kd` this is the softmax of the concatenated logits; with other methods the routed ensemble.
     """
-    weights = route(routing_scores(outputs, method.score), method)
+    weights = route(scores, method)
     distributions = [softmax(one.logits) for one in outputs]
     return integrate_distributions(weights, distributions, list(space.columns.values()), len(space.labels))
 

@@ -22,14 +22,16 @@ def summary(metrics: dict[str, Any]) -> str:
             ("ensemble (routed)", "routed_ensemble"),
             ("student", "student"),
         ):
-            one = metrics[key]
+            if (one := metrics.get(key)) is None:
+                continue
             rows.append(
                 (title, _number(one["accuracy"]), _number(one["macro_f1"]),
                  _number(one["expected_calibration_error"]), str(one["n"]))
             )  # fmt: skip
         lines += [table(rows), ""]
-        low, high = metrics["student"]["accuracy_interval"]
-        lines.append(f"student accuracy, 95 % interval: {low:.3f} to {high:.3f}")
+        answering = "student" if "student" in metrics else "routed_ensemble"
+        low, high = metrics[answering]["accuracy_interval"]
+        lines.append(f"{answering.replace('_', ' ')} accuracy, 95 % interval: {low:.3f} to {high:.3f}")
         lines.append(
             f"routing accuracy (the surest teacher knows the gold label): {metrics['routing']['accuracy']:.3f}"
         )

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,10 @@ from muki.arrow import matrix, vectors
 from muki.errors import RunFolderError
 from muki.files import digests, fingerprint, read_json, replacing, unchanged, write_json
 from muki.formulas import Array, softmax
-from muki.integration.supervision import integrate_distributions, mean_one
+from muki.integration.supervision import integrate_distributions, mean_one, one_hot
 from muki.labels import LabelSpace
 from muki.methods import Method
-from muki.routing.scores import routing_scores
+from muki.routing.scores import gold_scores, routing_scores
 from muki.routing.weights import hard_weights, margin, soft_weights
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import Source, read_outputs
@@ -39,6 +40,8 @@ class Supervision:
         weight: how much each text counts, shape (n,), mean 1 over the pool.
         routing: routing weights, shape (n, N), rows sum to 1.
         scores: routing scores, shape (n, N).
+        teachers: the teachers' own distributions side by side, shape (n, Σ C_i); only for objectives that learn them.
+        states: mean hidden states of each teacher, shapes (n, layers + 1, H_i); only for objectives that imitate them.
     """
 
     rows: NDArray[np.int64]
@@ -46,9 +49,18 @@ class Supervision:
     weight: NDArray[np.float32]
     routing: NDArray[np.float32]
     scores: NDArray[np.float32]
+    teachers: NDArray[np.float32] | None = None
+    states: tuple[NDArray[np.float16], ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def item(self, position: int) -> dict[str, Any]:
+        """What the student's loss reads of one text."""
+        found = {"target": self.target[position], "weight": self.weight[position]}
+        if self.teachers is not None:
+            found["teachers"] = self.teachers[position]
+        return found | {f"states_{i}": states[position] for i, states in enumerate(self.states)}
 
 
 def route(scores: Array, method: Method) -> Array:
@@ -75,6 +87,7 @@ def supervise(
     space: LabelSpace,
     method: Method,
     folder: Path,
+    gold: list[NDArray[np.int64]] | None = None,
 ) -> str:
     """Write the supervision of all shards.
 
@@ -85,6 +98,8 @@ def supervise(
         space: the label space.
         method: how supervision is made.
         folder: where it goes; written whole or not at all.
+        gold: of each shard, the texts' gold labels as indices into the union, negative outside it; for methods that
+            are ceilings.
 
     Returns:
         the fingerprint of this supervision.
@@ -93,37 +108,51 @@ def supervise(
         RunFolderError: scores are missing, damaged or stale.
     """
     content = [[asdict(source) for source in own] for own in sources]
-    key = fingerprint(SUPERVISION_VERSION, content, shards, asdict(space), method.model_dump())
+    known_gold = None if gold is None else [part.tolist() for part in gold]
+    key = fingerprint(SUPERVISION_VERSION, content, shards, asdict(space), method.model_dump(), known_gold)
     known = read_json(folder / "supervision.json")
     if known is not None and known.get("fingerprint") == key and unchanged(folder, known["files"]):
         logger.info("supervision: reusing %d texts (same scores and method)", known["rows"])
         return key
 
     scores, predictions = [], []
-    for outputs in _outputs(shards, score_folders, sources):
-        scores.append(routing_scores(outputs, method.score))
+    for number, outputs in enumerate(_outputs(shards, score_folders, sources)):
+        scores.append(
+            routing_scores(outputs, method.score)
+            if gold is None
+            else gold_scores(gold[number], list(space.columns.values()))
+        )
         predictions.append(union_predictions(outputs, space))
     all_scores = np.concatenate(scores)
     routing = route(all_scores, method)
-    weights = instance_weights(all_scores, np.concatenate(predictions), method)
+    if gold is None:
+        weights = instance_weights(all_scores, np.concatenate(predictions), method)
+    else:
+        weights = mean_one(all_scores.max(axis=-1))  # a text that belongs to nobody teaches nothing
 
     with replacing(folder) as temporary:
         temporary.mkdir()
         start = 0
-        for name, outputs in zip(shards, _outputs(shards, score_folders, sources), strict=True):
+        for number, outputs in enumerate(_outputs(shards, score_folders, sources)):
             here = slice(start, start + len(outputs[0]))
             start = here.stop
-            target = integrate_distributions(
-                routing[here], [softmax(one.logits) for one in outputs], list(space.columns.values()), len(space.labels)
-            )
+            distributions = [softmax(one.logits) for one in outputs]
+            if gold is not None and method.target == "gold":
+                target = one_hot(gold[number], len(space.labels))
+            else:
+                target = integrate_distributions(
+                    routing[here], distributions, list(space.columns.values()), len(space.labels)
+                )
             part = Supervision(
                 rows=outputs[0].rows,
                 target=target.astype(np.float32),
                 weight=weights[here].astype(np.float32),
                 routing=routing[here].astype(np.float32),
                 scores=all_scores[here].astype(np.float32),
+                teachers=np.hstack(distributions).astype(np.float32) if method.objective == "uhc" else None,
+                states=tuple(one.states for one in outputs if one.states is not None) if method.keep else (),
             )
-            _write(temporary / name, part)
+            _write(temporary / shards[number], part)
         summary = {
             "fingerprint": key,
             "rows": len(all_scores),
@@ -147,12 +176,15 @@ def load_supervision(folder: Path) -> tuple[Supervision, str]:
     tables = [pq.read_table(folder / name) for name in summary["files"]]
     table = pa.concat_tables(tables).combine_chunks()
 
+    states = sorted(name for name in table.column_names if name.startswith("states_"))
     supervision = Supervision(
         rows=table["row"].to_numpy(),
         target=matrix(table["target"]),
         weight=table["weight"].to_numpy(),
         routing=matrix(table["routing"]),
         scores=matrix(table["scores"]),
+        teachers=matrix(table["teachers"]) if "teachers" in table.column_names else None,
+        states=tuple(matrix(table[name]) for name in states),
     )
     return supervision, str(summary["fingerprint"])
 
@@ -171,13 +203,13 @@ def _outputs(shards: list[str], folders: list[Path], sources: list[list[Source]]
 
 
 def _write(path: Path, part: Supervision) -> None:
-    table = pa.table(
-        {
-            "row": part.rows,
-            "target": vectors(part.target),
-            "weight": part.weight,
-            "routing": vectors(part.routing),
-            "scores": vectors(part.scores),
-        }
-    )
-    pq.write_table(table, path, compression="zstd")
+    columns = {
+        "row": pa.array(part.rows),
+        "target": vectors(part.target),
+        "weight": pa.array(part.weight),
+        "routing": vectors(part.routing),
+        "scores": vectors(part.scores),
+        **({"teachers": vectors(part.teachers)} if part.teachers is not None else {}),
+        **{f"states_{i}": vectors(states) for i, states in enumerate(part.states)},
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd")

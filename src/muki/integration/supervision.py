@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from muki.formulas import Array
 
@@ -49,6 +49,12 @@ def integrate_distributions(
     for teacher, (p, where) in enumerate(zip(probabilities, columns, strict=True)):
         target += w[:, teacher, None] * pad(p, where, n_labels)
     return target
+
+
+def one_hot(gold: NDArray[np.int64], n_labels: int) -> Array:
+    """Gold labels as distributions, shape (n, C); all zeros for a label outside the union (negative)."""
+    result: Array = np.eye(n_labels)[gold] * (gold >= 0)[:, None]
+    return result
 
 
 def mean_one(weights: ArrayLike) -> Array:

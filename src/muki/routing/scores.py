@@ -5,10 +5,11 @@ Each function takes one teacher's outputs and gives an array of shape (n,). They
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from muki.certainty import certainty
 from muki.formulas import Array, logsumexp, softmax
@@ -51,6 +52,16 @@ SCORES: dict[str, RoutingScore] = {
         energy, False, "log-sum-exp of the logits", "Liu et al. 2020, arXiv 2010.03759; equals vanilla KD's routing"
     ),
 }
+
+
+def gold_scores(gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> Array:
+    """1 for a teacher that knows the text's gold label, else 0; shape (n, N): the ceiling of every routing.
+
+    Args:
+        gold: index of the gold label in the union, shape (n,); negative for a label outside it.
+        columns: each teacher's columns in the union.
+    """
+    return np.stack([np.isin(gold, list(own)).astype(np.float64) for own in columns], axis=-1)
 
 
 def routing_scores(outputs: list[TeacherOutputs], score: str) -> Array:

@@ -22,7 +22,7 @@ _FEWEST_FOR_HOLDOUT = 10
 
 
 class SupervisedTexts(Dataset[dict[str, Any]]):
-    """Token ids of texts with their target and weight."""
+    """Token ids of texts with their supervision."""
 
     def __init__(self, encodings: Sequence[Encoding], supervision: Supervision, index: NDArray[np.int64]) -> None:
         self.encodings = encodings
@@ -33,25 +33,25 @@ class SupervisedTexts(Dataset[dict[str, Any]]):
         return len(self.index)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """One text's model inputs, `target` of shape (C,) and `weight`."""
-        i = self.index[position]
-        return {**self.encodings[i], "target": self.supervision.target[i], "weight": self.supervision.weight[i]}
+        """One text's model inputs, and as `supervision` what the loss reads."""
+        i = int(self.index[position])
+        return {**self.encodings[i], "supervision": self.supervision.item(i)}
 
 
 class SupervisionCollator:
-    """Pads token ids to the longest text of the batch; stacks targets to (batch, C) and weights to (batch,)."""
+    """Pads token ids to the longest text of the batch; stacks what the loss reads, as `supervision`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         from transformers import DataCollatorWithPadding
 
         self.pad = DataCollatorWithPadding(tokenizer)
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate a batch."""
-        target = torch.from_numpy(np.stack([item["target"] for item in items]))
-        weight = torch.tensor([float(item["weight"]) for item in items])
-        inputs = self.pad([{k: v for k, v in item.items() if k not in ("target", "weight")} for item in items])
-        return {**inputs, "target": target, "weight": weight}
+        parts = [item["supervision"] for item in items]
+        supervision = {name: torch.from_numpy(np.stack([part[name] for part in parts])) for name in parts[0]}
+        inputs = self.pad([{k: v for k, v in item.items() if k != "supervision"} for item in items])
+        return {**inputs, "supervision": supervision}
 
 
 def split_holdout(rows: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import PartialState
@@ -27,10 +27,11 @@ from muki.config import StudentConfig, TrainingConfig
 from muki.errors import StudentError
 from muki.files import digests, file_fingerprint, fingerprint, read_json, remove, replacing, unchanged, write_json
 from muki.integration.stage import Supervision
+from muki.labels import LabelSpace
 from muki.progress import clock, progress
 from muki.student.data import SupervisedTexts, SupervisionCollator, split_holdout
-from muki.student.losses import integration_loss
 from muki.student.model import load_student
+from muki.student.objectives import Divergence, make_objective
 from muki.teachers.checks import usable_length
 from muki.texts import TextShards
 
@@ -43,17 +44,19 @@ MAX_STEPS_BETWEEN_CHECKPOINTS = 500
 
 
 class IntegrationTrainer(Trainer):
-    """Trainer whose loss is the integration loss; batches carry `target` and `weight` beside the model's inputs."""
+    """Trainer whose loss is a method's objective; batches carry `supervision` beside the model's inputs."""
 
     # The loss is a mean over each batch, so accumulated batches have to be averaged by the Trainer.
     loss_is_scaled_for_ga = False
+    objective: Any = Divergence()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean weighted KL divergence of one batch; never passes the soft targets as `labels`."""
-        outputs = model(**{key: value for key, value in inputs.items() if key not in ("target", "weight")})
-        loss = integration_loss(outputs.logits, inputs["target"], inputs["weight"])
+        """The objective on one batch; never passes the soft targets as `labels`."""
+        extra = {"output_hidden_states": True} if self.objective.needs_states else {}
+        outputs = model(**{key: value for key, value in inputs.items() if key != "supervision"}, **extra)
+        loss = self.objective(outputs, inputs["attention_mask"], inputs["supervision"])
         return (loss, outputs) if return_outputs else loss
 
 
@@ -87,13 +90,14 @@ def train_student(
     texts: TextShards,
     supervision: Supervision,
     supervision_key: str,
-    labels: tuple[str, ...],
+    space: LabelSpace,
     student: StudentConfig,
     training: TrainingConfig,
     *,
     folder: Path,
     checkpoints: Path,
     record: Path,
+    objective: str = "kl",
     trust_remote_code: bool = False,
 ) -> str:
     """Train the student and save it; continues from a checkpoint of the same training, if there is one.
@@ -102,19 +106,24 @@ def train_student(
         texts: the pool.
         supervision: for each of its texts, in the same order.
         supervision_key: fingerprint of the supervision.
-        labels: the union.
+        space: the label space.
         student: what it starts from.
         training: how.
         folder: where the `save_pretrained` folder goes; written whole or not at all.
         checkpoints: where checkpoints lie while training lasts; removed at the end.
         record: JSON about the training: fingerprint, steps, losses, seconds.
+        objective: what it minimises, by the method's name for it.
         trust_remote_code: run code that comes with the checkpoint.
 
     Returns:
         the fingerprint of this student.
     """
     key = fingerprint(
-        supervision_key, student.model_dump(), training.model_dump(), _start_fingerprint(student.model), list(labels)
+        supervision_key,
+        student.model_dump(),
+        training.model_dump(),
+        _start_fingerprint(student.model),
+        list(space.labels),
     )
     done = read_json(record)
     files = done.get("files") if done is not None and done.get("fingerprint") == key else None
@@ -122,13 +131,19 @@ def train_student(
         logger.info("student: reusing %s (same supervision, start and training settings)", folder)
         return key
 
-    model, tokenizer = load_student(student.model, labels, seed=training.seed, trust_remote_code=trust_remote_code)
+    model, tokenizer = load_student(
+        student.model, space.labels, seed=training.seed, trust_remote_code=trust_remote_code
+    )
     max_length = usable_length(model.config, tokenizer, student.max_length, "student")
     encodings = tokenize(tokenizer, list(texts), max_length, student.prefix)
     train_index, holdout_index = split_holdout(supervision.rows, training.holdout, training.seed)
     resume = _matching_checkpoint(checkpoints, key)
+    minimised = make_objective(objective, model, supervision, list(space.columns.values()), training.seed)
+    if any(True for _ in minimised.parameters()):
+        cast(Any, model).blocks = minimised  # a part of the model while it trains: optimised, saved and resumed with it
     trainer = _trainer(
         model,
+        minimised,
         tokenizer,
         SupervisedTexts(encodings, supervision, train_index),
         SupervisedTexts(encodings, supervision, holdout_index) if len(holdout_index) else None,
@@ -144,6 +159,8 @@ def train_student(
     seconds = time.monotonic() - start
     if trainer.is_world_process_zero():
         remove(record)  # so that an interruption here cannot leave a student with another's record
+        if hasattr(model, "blocks"):
+            del model.blocks
         save_classifier(trainer.model, tokenizer, folder, max_length)
         files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
         write_json(record, {**_record(trainer, key, seconds, len(train_index), len(holdout_index)), "files": files})
@@ -180,7 +197,7 @@ def training_arguments(
         "disable_tqdm": True,
         "report_to": "none",
         "remove_unused_columns": False,
-        "label_names": ["target", "weight"],
+        "label_names": ["supervision"],
         "prediction_loss_only": True,
         "use_cpu": not torch.accelerator.is_available(),
         "bf16": fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16,
@@ -202,6 +219,7 @@ def training_arguments(
 
 def _trainer(
     model: PreTrainedModel,
+    objective: Any,
     tokenizer: PreTrainedTokenizerBase,
     train: SupervisedTexts,
     holdout: SupervisedTexts | None,
@@ -220,6 +238,7 @@ def _trainer(
         data_collator=SupervisionCollator(tokenizer),
         processing_class=tokenizer,
     )
+    trainer.objective = objective
     quiet(trainer, "training")
     if training.patience and holdout is not None:
         trainer.add_callback(EarlyStoppingCallback(training.patience))

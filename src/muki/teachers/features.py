@@ -1,4 +1,7 @@
-"""Features: what a teacher's last linear layer reads. Their density says whether the teacher has seen such texts."""
+"""What else a deterministic pass shows: the input of the head (features), and the mean hidden state of each layer.
+
+The density of the features says whether a teacher has seen such texts; the states are what DFA and CFL imitate.
+"""
 
 from __future__ import annotations
 
@@ -16,40 +19,76 @@ from muki.errors import TeacherError
 if TYPE_CHECKING:
     from muki.teachers.loading import Teacher
 
+Kept = dict[str, NDArray[np.float16]]
+
 _LARGEST = float(np.finfo(np.float16).max)
 
 
 @contextmanager
-def head_inputs(teacher: Teacher) -> Iterator[Callable[[torch.Tensor], NDArray[np.float16]]]:
-    """Within this context the model's last linear layer notes its input.
+def keeping(teacher: Teacher, keep: str) -> Iterator[Callable[[torch.Tensor], Kept]]:
+    """Within this context the model notes what `keep` names: "", "features", "states" or "features+states".
 
     Yields:
-        a function that, called after a forward pass with its attention mask (b, T), gives that input, shape (b, H).
-        A head that reads every token (causal models) gives its input at the last token that is not padding.
+        a function that, called after a forward pass with its attention mask (b, T), gives arrays by name:
+        `features` (b, H), and `states` (b, layers + 1, H).
 
     Raises:
-        TeacherError: the model has no linear layer with one output for each class.
+        TeacherError: the model has no linear layer with one output for each class, or shows no hidden states.
     """
     model: Any = teacher.model
+    wanted = set(filter(None, keep.split("+")))
     heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(teacher.labels)]
-    seen: list[torch.Tensor] = []
-    hooks = [head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for head in heads]
+    inputs: list[torch.Tensor] = []
+    layers: list[tuple[torch.Tensor, ...] | None] = []
+    hooks = []
+    if "features" in wanted:
+        hooks += [head.register_forward_pre_hook(lambda _, values: inputs.append(values[0])) for head in heads]
+    if "states" in wanted:
+        hooks.append(model.register_forward_hook(lambda _, __, out: layers.append(out.hidden_states)))
+        before, model.config.output_hidden_states = model.config.output_hidden_states, True
 
-    def features(attention_mask: torch.Tensor) -> NDArray[np.float16]:
-        if not seen:
-            raise TeacherError(
-                f"teacher '{teacher.name}': no linear layer with {len(teacher.labels)} outputs was used, so there are "
-                "no features; choose a routing score that needs none (--method muki)"
-            )
-        values = seen[-1]  # (b, H), or (b, T, H)
-        if values.dim() == 3:
-            steps = torch.arange(values.shape[1]) * attention_mask.cpu()
-            values = values[torch.arange(len(values)), steps.argmax(dim=-1)]
-        seen.clear()
-        return values.float().clamp(-_LARGEST, _LARGEST).cpu().numpy().astype(np.float16)
+    def kept(attention_mask: torch.Tensor) -> Kept:
+        found: Kept = {}
+        if "features" in wanted:
+            if not inputs:
+                raise TeacherError(
+                    f"teacher '{teacher.name}': no linear layer with {len(teacher.labels)} outputs was used, so there "
+                    "are no features; choose a method that needs none (--method muki)"
+                )
+            found["features"] = _halves(_of_text(inputs[-1], attention_mask))
+        if "states" in wanted:
+            if not layers or layers[-1] is None:
+                raise TeacherError(
+                    f"teacher '{teacher.name}': {type(model).__name__} shows no hidden states, which the methods dfa "
+                    "and cfl imitate; choose another method"
+                )
+            found["states"] = _halves(torch.stack([mean_state(layer, attention_mask) for layer in layers[-1]], dim=1))
+        inputs.clear()
+        layers.clear()
+        return found
 
     try:
-        yield features
+        yield kept
     finally:
         for hook in hooks:
             hook.remove()
+        if "states" in wanted:
+            model.config.output_hidden_states = before
+
+
+def mean_state(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens that are not padding: (b, T, H) and (b, T) to (b, H)."""
+    mask = attention_mask.to(states.device, states.dtype)[..., None]  # (b, T, 1)
+    return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+
+
+def _of_text(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The head's input for the text: a head that reads every token (causal models) counts at its last token."""
+    if values.dim() == 2:
+        return values  # (b, H)
+    last = (torch.arange(values.shape[1]) * attention_mask.cpu()).argmax(dim=-1)
+    return values[torch.arange(len(values)), last]
+
+
+def _halves(values: torch.Tensor) -> NDArray[np.float16]:
+    return values.float().clamp(-_LARGEST, _LARGEST).cpu().numpy().astype(np.float16)

@@ -25,6 +25,8 @@ class TeacherOutputs:
         pass_spread: standard deviation over the passes of each pass's entropy in nats, shape (n,); NaN without.
         features: input of the last linear layer in the deterministic pass, shape (n, H), float16 (half the disk, and
             far finer than what tells classes apart); None if not asked for.
+        states: mean over the tokens of each layer's hidden states, embeddings first, in the deterministic pass, shape
+            (n, layers + 1, H), float16; None if not asked for.
     """
 
     rows: NDArray[np.int64]
@@ -34,6 +36,7 @@ class TeacherOutputs:
     pass_entropy: Floats
     pass_spread: Floats
     features: Halves | None = None
+    states: Halves | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

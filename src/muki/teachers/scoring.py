@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from muki.files import fingerprint
 from muki.formulas import entropy, softmax
 from muki.progress import Advance
 from muki.teachers.dropout import dropout_on, require_spread
-from muki.teachers.features import head_inputs
+from muki.teachers.features import keeping
 from muki.teachers.loading import Teacher
 from muki.teachers.masks import pass_keys
 from muki.teachers.outputs import TeacherOutputs
@@ -64,7 +63,7 @@ def score_texts(
     passes: int | Passes = 16,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
-    features: bool = False,
+    keep: str = "",
     advance: Advance | None = None,
 ) -> TeacherOutputs:
     """Score texts with one teacher.
@@ -76,7 +75,7 @@ def score_texts(
         seed: of the masks. The same seed gives the same scores for every batch size, order and number of processes,
             up to float rounding of the matrix products.
         batch_tokens: tokens per batch, padding included. Decides speed and memory, not results.
-        features: keep the input of the last linear layer too.
+        keep: what else of the deterministic pass to keep: "", "features", "states" or "features+states".
         advance: called with the number of texts that finished a pass; one that stops early counts its rest at once.
 
     Returns:
@@ -84,24 +83,22 @@ def score_texts(
 
     Raises:
         DropoutError: `passes` > 0 and two dropout passes over the first batch agree.
-        TeacherError: a logit is not a number, or features are wanted of a model without a linear head.
+        TeacherError: a logit is not a number, or the model cannot give what is to be kept.
     """
     plan = passes if isinstance(passes, Passes) else Passes(passes, seed=seed)
     encodings = tokenize(teacher.tokenizer, texts, teacher.max_length, teacher.prefix)
     rows = np.array([text.row for text in texts], dtype=np.int64)
     logits = np.zeros((len(texts), len(teacher.labels)), dtype=np.float32)
-    kept: NDArray[np.float16] | None = None
+    kept: dict[str, NDArray[np.float16]] = {}
     for index, batch in length_batches(teacher.tokenizer, encodings, batch_tokens):
-        with head_inputs(teacher) if features else nullcontext() as head:
+        with keeping(teacher, keep) as inner:
             logits[index] = _forward(teacher, teacher.model, batch, rows[index])
-        if head:
-            found = head(batch["attention_mask"])
-            kept = np.zeros((len(texts), found.shape[-1]), dtype=np.float16) if kept is None else kept
-            kept[index] = found
+        for what, values in inner(batch["attention_mask"]).items():
+            kept.setdefault(what, np.zeros((len(texts), *values.shape[1:]), dtype=np.float16))[index] = values
         if advance:
             advance(len(index))
     draws, counts = _draw(teacher, encodings, rows, plan, batch_tokens, advance)
-    return replace(_outputs(rows, logits, draws, counts), features=kept)
+    return replace(_outputs(rows, logits, draws, counts), features=kept.get("features"), states=kept.get("states"))
 
 
 def _draw(

@@ -15,6 +15,8 @@ from muki.arrow import matrix, vectors
 from muki.files import replacing
 from muki.teachers.outputs import TeacherOutputs
 
+_OPTIONAL = ("features", "states")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -25,14 +27,14 @@ class Source:
         texts: content fingerprint of the shard.
         settings: fingerprint of prefix, length, number format, seed …
         passes: the dropout passes, "0" for none.
-        features: whether features are kept.
+        keep: what else of the deterministic pass is kept: "", "features", "states" or "features+states".
     """
 
     teacher: str
     texts: str
     settings: str
     passes: str
-    features: bool = False
+    keep: str = ""
 
     def serves(self, wanted: Source) -> str | None:
         """None where outputs of this source can be used for `wanted`, else what has changed.
@@ -43,8 +45,8 @@ class Source:
         changed = [name for name in ("teacher", "texts", "settings") if getattr(self, name) != getattr(wanted, name)]
         if not changed and wanted.passes not in ("0", self.passes):
             changed = [f"passes ({self.passes} to {wanted.passes})"]
-        if wanted.features and not self.features:
-            changed.append("features are wanted now")
+        if more := set(filter(None, wanted.keep.split("+"))) - set(self.keep.split("+")):
+            changed.append(f"{' and '.join(sorted(more))} wanted now")
         return f"changed: {', '.join(changed)}" if changed else None
 
 
@@ -58,8 +60,7 @@ def write_outputs(path: Path, outputs: TeacherOutputs, source: Source) -> None:
         "pass_entropy": pa.array(outputs.pass_entropy),
         "pass_spread": pa.array(outputs.pass_spread),
     }
-    if outputs.features is not None:
-        columns["features"] = vectors(outputs.features)
+    columns |= {name: vectors(getattr(outputs, name)) for name in _OPTIONAL if getattr(outputs, name) is not None}
     metadata = {"muki.source": json.dumps(asdict(source)), "muki.digest": _digest(outputs)}
     table = pa.table(columns).replace_schema_metadata(metadata)
     with replacing(path) as temporary:
@@ -79,7 +80,7 @@ def read_outputs(path: Path) -> tuple[TeacherOutputs, Source] | None:
             pass_spread=table["pass_spread"].to_numpy(),
             logits=matrix(table["logits"]),
             mc_mean=matrix(table["mc_mean"]),
-            features=matrix(table["features"]) if "features" in table.column_names else None,
+            **{name: matrix(table[name]) for name in _OPTIONAL if name in table.column_names},
         )
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
@@ -96,7 +97,7 @@ def why_pending(path: Path, wanted: Source) -> str | None:
 
 def _digest(outputs: TeacherOutputs) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("rows", "logits", "mc_mean", "passes", "pass_entropy", "pass_spread", "features"):
+    for name in ("rows", "logits", "mc_mean", "passes", "pass_entropy", "pass_spread", *_OPTIONAL):
         value = getattr(outputs, name)
         if value is not None:
             digest.update(np.ascontiguousarray(value).tobytes())

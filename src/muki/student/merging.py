@@ -1,0 +1,122 @@
+"""Weight merging: a student without training, the average of teachers that share one base.
+
+Heads are padded with zeros to the union and averaged with the rest, so it needs no texts at all. Only fine-tuned copies
+of the same base can be averaged. Source: HM3, arXiv 2409.19173 (merging with padded heads).
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from muki.errors import StudentError
+from muki.files import digests, fingerprint, read_json, remove, unchanged, write_json
+from muki.labels import LabelSpace
+from muki.student.training import save_classifier
+
+if TYPE_CHECKING:
+    from muki.teachers.loading import Teacher
+    from muki.teachers.survey import TeacherFactory
+
+logger = logging.getLogger(__name__)
+
+State = dict[str, torch.Tensor]
+
+
+def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *, folder: Path, record: Path) -> str:
+    """Average the teachers' weights, one teacher in memory at a time, and save the result.
+
+    Args:
+        factories: each teacher's name and a function that loads it.
+        space: the label space.
+        folder: where the `save_pretrained` folder goes.
+        record: JSON about it: fingerprint and files.
+
+    Returns:
+        the fingerprint of the merged model.
+
+    Raises:
+        StudentError: two teachers do not have the same base.
+    """
+    total: State = {}
+    fingerprints: list[str] = []
+    first: Teacher | None = None
+    for name, factory in factories.items():
+        teacher = factory()
+        first = first or teacher
+        state = padded_state(teacher, space)
+        _require_same_base(first, teacher, total, state)
+        total = {key: value.clone() if key not in total else total[key] + value for key, value in state.items()}
+        fingerprints.append(teacher.fingerprint)
+        logger.info("merging: %s added", name)
+    assert first is not None
+    key = fingerprint("merge", fingerprints, list(space.labels))
+    done = read_json(record)
+    if done is not None and done.get("fingerprint") == key and unchanged(folder, done.get("files") or {"": ""}):
+        logger.info("student: reusing %s (same teachers)", folder)
+        return key
+    student = _empty(first, space)
+    student.load_state_dict({name: value / len(fingerprints) for name, value in total.items()})
+    remove(record)
+    save_classifier(student, first.tokenizer, folder, first.max_length)
+    files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
+    write_json(record, {"fingerprint": key, "seconds": 0.0, "steps": 0, "merged": list(factories), "files": files})
+    return key
+
+
+def padded_state(teacher: Teacher, space: LabelSpace) -> State:
+    """The teacher's weights in float32, its head's rows put into the union, zeros elsewhere."""
+    head = _head(teacher)
+    columns = list(space.columns[teacher.name])
+    state: State = {key: value.detach().cpu() for key, value in teacher.model.state_dict().items()}
+    for key in (f"{head}.weight", f"{head}.bias"):
+        if key in state:
+            padded = torch.zeros(len(space.labels), *state[key].shape[1:])
+            padded[columns] = state[key].float()
+            state[key] = padded
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _head(teacher: Teacher) -> str:
+    """The name of the last linear layer with one output for each class."""
+    names = [
+        name
+        for name, module in teacher.model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == len(teacher.labels)
+    ]
+    if not names:
+        raise StudentError(
+            f"weight-merge: teacher '{teacher.name}' ({type(teacher.model).__name__}) has no linear layer with "
+            f"{len(teacher.labels)} outputs; choose a method that trains a student"
+        )
+    return str(names[-1])
+
+
+def _require_same_base(first: Teacher, other: Teacher, total: State, state: State) -> None:
+    reason = ""
+    if type(first.model) is not type(other.model):
+        reason = f"{type(first.model).__name__} and {type(other.model).__name__}"
+    elif total and {k: v.shape for k, v in total.items()} != {k: v.shape for k, v in state.items()}:
+        reason = f"{first.parameters / 1e6:.1f}M and {other.parameters / 1e6:.1f}M parameters, other shapes"
+    elif first.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+        reason = "other tokenizers"
+    if reason:
+        raise StudentError(
+            f"weight-merge: teachers '{first.name}' and '{other.name}' have different bases ({reason}); only copies of "
+            "one base can be averaged: choose a method that trains a student"
+        )
+
+
+def _empty(teacher: Teacher, space: LabelSpace) -> Any:
+    """A model of the teacher's architecture over the union."""
+    config = copy.deepcopy(teacher.model.config)
+    config.id2label, config.label2id = space.id2label, space.label2id
+    config.problem_type = "single_label_classification"
+    made: Any = type(teacher.model)._from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    return made.eval()

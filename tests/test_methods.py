@@ -1,0 +1,202 @@
+"""Baselines and ceilings: each does what its paper says, for teachers of different bases, through the same stages."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_jsonl
+from scipy.special import log_softmax, softmax
+from tiny import save_teacher
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from muki import pipeline as stages
+from muki.config import make_config
+from muki.errors import ConfigError, StudentError
+from muki.integration.stage import load_supervision
+from muki.methods import PRESETS, preset_name
+from muki.run_folder import RunFolder
+from muki.student import training
+from muki.student.losses import maximum_mean_discrepancy, within_group_loss
+from muki.student.objectives import CommonFeatures, LayerAmalgamation
+
+LABELS = ["sports", "politics", "business", "technology", "health", "film"]
+
+
+def run(settings: Callable[..., dict[str, object]], method: str, **changes: Any) -> stages.Result:
+    return stages.run_all(make_config(settings(method=method, **changes), "test"))
+
+
+def gold_pool(path: Path, pool_texts: list[str]) -> dict[str, object]:
+    """The pool with a label for each text; every eighth text belongs to nobody."""
+    labels = [*LABELS, "gardening", "sports"]
+    rows = [{"text": text, "label": labels[i % 8]} for i, text in enumerate(pool_texts)]
+    return {"path": str(write_jsonl(path / "gold.jsonl", rows)), "label": "label", "shard_rows": 16}
+
+
+def test_within_group_loss_is_the_sum_of_divergences_inside_each_label_set():
+    rng = np.random.default_rng(0)
+    logits, z1, z2 = rng.normal(size=(4, 5)), rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
+    columns = [(0, 1, 2), (2, 3, 4)]  # class 2 is known to both
+    teachers = np.hstack([softmax(z1, -1), softmax(z2, -1)])
+    expected = np.mean([
+        sum(
+            (softmax(z, -1) * (log_softmax(z, -1) - log_softmax(logits[:, list(own)], -1))).sum(-1)
+            for z, own in zip((z1, z2), columns, strict=True)
+        )
+    ])  # fmt: skip
+    found = within_group_loss(torch.tensor(logits), torch.tensor(teachers), columns)
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_discrepancy_is_zero_for_equal_batches_and_grows_with_the_distance():
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    assert maximum_mean_discrepancy(x, x).item() == pytest.approx(0.0, abs=1e-6)
+    assert maximum_mean_discrepancy(x, y) < maximum_mean_discrepancy(x, y + 1) < maximum_mean_discrepancy(x, y + 3)
+
+
+@pytest.mark.parametrize(("method", "kind"), [("dfa", LayerAmalgamation), ("cfl", CommonFeatures)])
+def test_every_block_weight_is_trained_and_none_is_saved(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, method: str, kind: type
+):
+    made = []
+    before = []
+
+    def spy(*args: Any) -> Any:
+        made.append(make_objective(*args))
+        before.append({name: value.detach().clone() for name, value in made[0].named_parameters()})
+        return made[0]
+
+    make_objective = training.make_objective
+    monkeypatch.setattr(training, "make_objective", spy)
+    result = run(settings, method, training={"epochs": 2, "batch_size": 8, "holdout": 0.2, "learning_rate": 1e-3})
+    assert isinstance(made[0], kind)
+    after = dict(made[0].named_parameters())
+    assert len(after) >= 10
+    assert [name for name, value in after.items() if torch.equal(value, before[0][name])] == []
+    student = AutoModelForSequenceClassification.from_pretrained(result.student)
+    assert not [name for name in student.state_dict() if "blocks" in name]
+
+
+def test_dfa_continues_from_a_checkpoint_with_its_blocks(settings: Any, monkeypatch: pytest.MonkeyPatch):
+    config = make_config(
+        settings(method="dfa", training={"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "bf16": False}), "test"
+    )
+    stages.score(config)
+    stages.supervise(config)
+    stages.train(config)
+    whole = AutoModelForSequenceClassification.from_pretrained(Path(config.output) / "student").state_dict()
+
+    save = training.IntegrationTrainer._save_checkpoint
+
+    def stop_after_the_first(self: Any, *args: Any, **kwargs: Any) -> None:
+        save(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    RunFolder(Path(config.output)).training.unlink()
+    monkeypatch.setattr(training.IntegrationTrainer, "_save_checkpoint", stop_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        stages.train(config)
+    monkeypatch.undo()
+    stages.train(config)
+    again = AutoModelForSequenceClassification.from_pretrained(Path(config.output) / "student").state_dict()
+    for name, value in whole.items():
+        torch.testing.assert_close(again[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_uhc_reads_each_teachers_own_distribution(settings: Any):
+    result = run(settings, "uhc")
+    supervision, _ = load_supervision(result.folder / "supervision")
+    assert supervision.teachers is not None
+    assert supervision.teachers.shape == (40, 6)
+    np.testing.assert_allclose(supervision.teachers.sum(axis=-1), 2.0, atol=1e-5)
+    assert len(pipeline("text-classification", model=str(result.student))("a late goal", top_k=None)) == 6
+
+
+def test_weight_merge_averages_bases_and_pads_heads(settings: Any, tmp_path: Path):
+    paths = [
+        save_teacher(tmp_path / "a", "bert", ["sports", "politics"], seed=1),
+        save_teacher(tmp_path / "b", "bert", ["politics", "film"], seed=2),
+    ]
+    shutil.copy(paths[0] / "tokenizer.json", paths[1])  # training a tiny vocabulary breaks ties at random
+    result = run(settings, "weight-merge", teachers=[{"model": str(path), "max_length": 32} for path in paths])
+    a, b, merged = (
+        AutoModelForSequenceClassification.from_pretrained(path).state_dict() for path in (*paths, result.student)
+    )
+    word = "bert.embeddings.word_embeddings.weight"
+    torch.testing.assert_close(merged[word], (a[word] + b[word]) / 2)
+    expected = torch.stack([a["classifier.weight"][0] / 2,
+                            (a["classifier.weight"][1] + b["classifier.weight"][0]) / 2,
+                            b["classifier.weight"][1] / 2])  # fmt: skip
+    torch.testing.assert_close(merged["classifier.weight"], expected)
+    assert pipeline("text-classification", model=str(result.student))("a late goal")[0]["label"] in (
+        "sports", "politics", "film",
+    )  # fmt: skip
+
+
+def test_weight_merge_refuses_other_bases(settings: Any):
+    with pytest.raises(StudentError) as error:
+        run(settings, "weight-merge")
+    assert str(error.value) == (
+        "weight-merge: teachers 'news' and 'culture' have different bases (BertForSequenceClassification and "
+        "RobertaForSequenceClassification); only copies of one base can be averaged: choose a method that trains a "
+        "student"
+    )
+
+
+@pytest.mark.parametrize("method", ["ensemble", "routed-ensemble"])
+def test_an_ensemble_has_metrics_and_no_student(settings: Any, tmp_path: Path, method: str):
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": f"a late goal {i}", "label": "sports"} for i in range(8)])
+    result = run(settings, method, test={"path": str(test)})
+    assert not result.student.exists()
+    assert "student" not in result.metrics
+    assert 0 <= result.metrics["routed_ensemble"]["accuracy"] <= 1
+
+
+def test_oracle_routes_by_the_gold_label_and_ignores_what_belongs_to_nobody(
+    settings: Any, tmp_path: Path, pool_texts: list[str]
+):
+    result = run(settings, "oracle", texts=gold_pool(tmp_path, pool_texts))
+    supervision, _ = load_supervision(result.folder / "supervision")
+    owner = np.array([0, 0, 0, 1, 1, 1, -1, 0] * 5)
+    known = owner >= 0
+    assert (supervision.routing.argmax(axis=-1)[known] == owner[known]).all()
+    assert (supervision.weight[~known] == 0).all()
+    np.testing.assert_allclose(supervision.weight[known], 40 / 35, rtol=1e-6)
+    assert (supervision.target[owner == 0][:, 3:] == 0).all()
+
+
+def test_supervised_learns_the_gold_label_itself(settings: Any, tmp_path: Path, pool_texts: list[str]):
+    result = run(settings, "supervised", texts=gold_pool(tmp_path, pool_texts))
+    supervision, _ = load_supervision(result.folder / "supervision")
+    assert supervision.target[:8].argmax(axis=-1).tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    assert supervision.target.sum(axis=-1)[6] == 0
+    assert set(np.unique(supervision.target)) == {0.0, 1.0}
+
+
+def test_ceilings_ask_for_the_column_of_the_gold_label(settings: Any):
+    with pytest.raises(ConfigError) as error:
+        make_config(settings(method="oracle"), "run.yaml")
+    assert str(error.value) == (
+        "run.yaml: 1 problem\n  method: 'oracle' is a ceiling that reads the pool's gold labels; name their column "
+        "(texts: {label: label}), or choose a method for unlabelled texts such as muki"
+    )
+
+
+def test_gold_labels_change_nothing_for_other_methods(settings: Any, tmp_path: Path, pool_texts: list[str]):
+    texts = gold_pool(tmp_path, pool_texts)
+    first = run(settings, "vanilla-kd", texts=texts, output=str(tmp_path / "with"))
+    second = run(settings, "vanilla-kd", texts={**texts, "label": None}, output=str(tmp_path / "without"))
+    (a, _), (b, _) = load_supervision(first.folder / "supervision"), load_supervision(second.folder / "supervision")
+    np.testing.assert_array_equal(a.target, b.target)
+    np.testing.assert_array_equal(a.weight, b.weight)
+
+
+def test_every_preset_has_a_name_of_its_own():
+    assert [preset_name(method) for method in PRESETS.values()] == list(PRESETS)
