@@ -17,8 +17,8 @@ SOURCE = Path(muki.__file__).parent
 # Each room may import from the rooms before it (and from itself).
 ROOMS = [
     "errors", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "progress", "labels", "texts",
-    "batches", "teachers", "routing", "methods", "config", "run_folder", "engines", "integration",
-    "student", "predict", "evaluation", "finetuning", "pipeline", "api", "demo", "cli", "__main__",
+    "batches", "teachers", "routing", "methods", "validation", "config", "run_folder", "engines", "integration",
+    "student", "predict", "evaluation", "finetuning", "pipeline", "experiments", "api", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def commands() -> list[str]:
 
 def test_the_commands_are_those_documented():
     assert commands() == [
-        "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "demo",
+        "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "compare", "demo",
     ]  # fmt: skip
 
 

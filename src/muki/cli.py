@@ -314,6 +314,25 @@ def finetune(
 
 @app.command()
 @_guarded
+def compare(
+    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="data sets, settings, methods, seeds")],
+    part: Annotated[str | None, typer.Option(metavar="I/N", help="only this part of the groups")] = None,
+) -> None:
+    """Methods against each other: data sets × settings × methods × seeds; what is done is not repeated.
+
+    Example: muki compare benchmarks/grids/quick.yaml
+    """
+    from muki.engines.work import Part
+    from muki.experiments.grid import load_grid
+    from muki.experiments.harness import compare as run_grid, write_results
+
+    settings = load_grid(grid)
+    records = run_grid(settings, Part.parse(part) if part else None)
+    typer.echo(write_results(settings, records))
+
+
+@app.command()
+@_guarded
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for teachers and run")] = Path("muki-demo"),
 ) -> None:

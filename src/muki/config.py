@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
@@ -22,6 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from muki.errors import ConfigError
 from muki.files import write_text
 from muki.methods import PRESETS, Method, preset_name
+from muki.validation import nearest, validated
 
 IN_MEMORY = "(in memory)"
 RUN_MARK = "# Resolved settings, written by muki: the folder of this file is a run folder.\n"
@@ -98,6 +98,9 @@ class ScoringConfig(_Section):
     seed: int = Field(0, ge=0, description="of the dropout masks")
     processes: int = Field(1, ge=1, description="processes on this machine that share the work")
     batch_tokens: int = Field(2048, ge=1, description="tokens per batch, padding included")
+    keep: Literal["", "features", "states", "features+states"] = Field(
+        "", description="what else of the deterministic passes is kept; a method adds what it needs"
+    )
 
 
 class TrainingConfig(BaseModel):
@@ -270,19 +273,6 @@ def make_config(content: Mapping[str, Any], source: str) -> RunConfig:
     return validated(RunConfig, content, source)
 
 
-_M = TypeVar("_M", bound=BaseModel)
-
-
-def validated(model: type[_M], content: Mapping[str, Any], source: str) -> _M:
-    """Check settings against a typed model; all problems in one `ConfigError`."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        problems = [_explain(problem, model) for problem in error.errors()]
-        count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-        raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {line}" for line in problems)) from None
-
-
 def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Apply `training.epochs=2`-style overrides; values are read as YAML, list items by number (`teachers.0.prefix=…`).
 
@@ -315,35 +305,3 @@ def _spell_out(preset: str, key: str) -> dict[str, Any]:
     if key == "score":
         del parts["passes"]
     return parts
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """`; did you mean '…'?`, or nothing where nothing is near."""
-    match = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{match[0]}'?" if match else ""
-
-
-def _explain(problem: Any, model: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        *parents, key = problem["loc"]
-        known = sorted(_model_at(model, parents).model_fields)
-        return f"{where}: unknown key{nearest(str(key), known) or '; known: ' + ', '.join(known)}"
-    if problem["type"] == "missing":
-        return f"{where}: is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    found = problem.get("input")
-    shown = f" (found {found!r})" if isinstance(found, (str, int, float)) and problem["type"] != "value_error" else ""
-    return f"{where}: {message}{shown}" if where else f"{message}{shown}"
-
-
-def _model_at(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
-    """The typed model of a nested section."""
-    for key in path:
-        if isinstance(key, int):
-            continue
-        annotation: Any = model.model_fields[key].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return model

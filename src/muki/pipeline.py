@@ -234,7 +234,8 @@ def scoring_settings(config: RunConfig) -> ScoringSettings:
     from muki.teachers.scoring import Passes
 
     passes = Passes(config.method.passes, config.method.tolerance, seed=config.scoring.seed)
-    return ScoringSettings(passes, config.scoring.batch_tokens, config.method.keep)
+    keep = {what for wanted in (config.scoring.keep, config.method.keep) for what in wanted.split("+")} - {""}
+    return ScoringSettings(passes, config.scoring.batch_tokens, "+".join(sorted(keep)))
 
 
 def load_from_config(

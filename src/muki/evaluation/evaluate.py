@@ -30,7 +30,7 @@ from muki.methods import PRESETS, Method, preset_name
 from muki.predict import Classifier
 from muki.progress import progress
 from muki.routing.scores import SCORES, gold_scores, routing_scores
-from muki.run_folder import RunFolder
+from muki.run_folder import RunFolder, Split
 from muki.student.data import split_holdout
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import read_outputs
@@ -48,7 +48,7 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
         RunFolderError: the student or the scores are not there yet.
         TextsError: no test text has a label of the union.
     """
-    classifier = _student(run, config)
+    classifier = student_of(run, config)
     pool = TextShards.load(run.texts("pool"))
     if pool is None:
         raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
@@ -75,7 +75,7 @@ def pool_metrics(
 ) -> dict[str, Any]:
     """What can be said without labels: agreement, shares, margins, passes."""
     names = list(space.columns)
-    outputs = _load_outputs(run, "pool", names, pool)
+    outputs = load_outputs(run, "pool", names, pool)
     predictions = union_predictions(outputs, space)
     best = supervision.scores.argmax(axis=-1)
     _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
@@ -116,11 +116,11 @@ def labelled_metrics(
         )
     texts = [text for text, keep in zip(texts, known, strict=True) if keep]
     gold = np.array([space.label2id[text.label or ""] for text in texts])
-    outputs = [one.take(np.flatnonzero(known)) for one in _load_outputs(run, "test", names, test)]
+    outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", names, test)]
 
     own_parts = {name: np.isin(gold, columns[i]) for i, name in enumerate(names)}
     method = config.method
-    scores = gold_scores(gold, columns) if method.needs_gold else routing_scores(outputs, method.score)
+    scores = method_scores(outputs, method, gold, columns)
     teachers = {name: _teacher_alone(outputs[i], columns[i], gold) for i, name in enumerate(names)}
     found: dict[str, Any] = {"test": {"texts": len(texts), "left_out": dict(outside), "source": test.source}}
     if classifier:
@@ -150,7 +150,14 @@ def labelled_metrics(
     }
 
 
-def _student(run: RunFolder, config: RunConfig) -> Classifier | None:
+def method_scores(
+    outputs: list[TeacherOutputs], method: Method, gold: NDArray[np.int64], columns: list[tuple[int, ...]]
+) -> Array:
+    """A method's routing scores, shape (n, N); gold labels are read by the ceilings only."""
+    return gold_scores(gold, columns) if method.needs_gold else routing_scores(outputs, method.score)
+
+
+def student_of(run: RunFolder, config: RunConfig) -> Classifier | None:
     """The student; None for a method that has none."""
     if config.method.student == "none":
         return None
@@ -199,7 +206,12 @@ def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[
     }
 
 
-def _load_outputs(run: RunFolder, split: Any, names: list[str], texts: TextShards) -> list[TeacherOutputs]:
+def load_outputs(run: RunFolder, split: Split, names: list[str], texts: TextShards) -> list[TeacherOutputs]:
+    """Every teacher's outputs for the pool or the test.
+
+    Raises:
+        RunFolderError: some are missing.
+    """
     result = []
     for name in names:
         parts = [read_outputs(run.scores(split, name) / shard.name) for shard in texts.shards]

@@ -1,0 +1,1 @@
+"""Experiments: data sets × settings × methods × seeds, in one harness, and the tables that come of it."""

@@ -1,0 +1,161 @@
+"""The grid file: which data sets, settings, methods and seeds are compared, as typed models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from muki.config import TrainingConfig
+from muki.errors import ConfigError
+from muki.methods import PRESETS, Method
+from muki.validation import nearest, validated
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Foreign(_Section):
+    """Texts in the pool that belong to nobody."""
+
+    data: str = Field(description="the data set that they come from")
+    share: float = Field(0.2, gt=0, lt=1, description="of the pool")
+
+
+class Setting(_Section):
+    """How a data set becomes teachers, a pool and a test. Unset numbers are the grid's."""
+
+    teachers: int = Field(2, ge=2, description="contiguous groups of the sorted labels, one teacher each")
+    overlap: int = Field(0, ge=0, description="classes at each border that both neighbours know")
+    own_texts: bool = Field(False, description="the pool is what the teachers were trained on (it flatters)")
+    shares: list[float] | None = Field(None, description="of each teacher's own classes in the pool, e.g. [0.9, 0.1]")
+    foreign: Foreign | None = None
+    encoders: list[str] = Field(default_factory=list, description="of the teachers in turn; the grid's by default")
+    student: str | None = Field(None, description="what the student starts from; the grid's by default")
+    prefix: str = Field("", description='put before each text by everybody, e.g. "query: "')
+    teach: int | None = Field(None, ge=2, description="labelled texts for all teachers together")
+    pool: int | None = Field(None, ge=2, description="texts in the pool")
+    only: list[str] | None = Field(None, description="data sets that this setting is for; all by default")
+
+
+class Grid(_Section):
+    """A whole comparison."""
+
+    data: dict[str, str] = Field(description="name to folder or Hub data set; a name may join two: en+zh: {a}+{b}")
+    settings: dict[str, Setting] = Field(default_factory=lambda: {"two-teachers": Setting()})
+    methods: dict[str, Method] = Field(description="names of presets, or a name with a preset and changes")
+    routing_only: dict[str, Method] = Field(default_factory=dict, description="methods without training a student")
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    encoder: str = Field(description="what teachers start from")
+    student: str | None = Field(None, description="what students start from; the encoder by default")
+    teach: int = Field(3000, ge=2, description="labelled texts for all teachers together")
+    pool: int = Field(2000, ge=2, description="texts in the pool")
+    test: int = Field(2000, ge=1, description="texts in the test")
+    max_length: int = Field(64, ge=2)
+    teacher_training: TrainingConfig = Field(default_factory=TrainingConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    output: str
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        """A list of folders is named by the folders."""
+        return {Path(item).name: item for item in value} if isinstance(value, list) else value
+
+    @field_validator("methods", "routing_only", mode="before")
+    @classmethod
+    def _presets(cls, value: object) -> object:
+        if isinstance(value, dict):
+            value = [{name: changes} for name, changes in value.items()]
+        if not isinstance(value, list):
+            raise ValueError(
+                "expected a list of presets, or of a name with changes: - slow: {preset: muki, passes: 32}"
+            )
+        return dict(_method(item) for item in value)
+
+    @model_validator(mode="after")
+    def _known_data(self) -> Grid:
+        for name, setting in self.settings.items():
+            for data in [*(setting.only or []), *([setting.foreign.data] if setting.foreign else [])]:
+                if data not in self.data:
+                    raise ValueError(f"settings: '{name}' names data set '{data}'; known: {', '.join(self.data)}")
+            if setting.shares and len(setting.shares) != setting.teachers:
+                raise ValueError(
+                    f"settings: '{name}' has {setting.teachers} teachers and {len(setting.shares)} shares; "
+                    "give one each"
+                )
+        return self
+
+    def groups(self) -> Iterator[Group]:
+        """Everything that shares teachers and scores, seed by seed, so that a part of the grid is a whole seed."""
+        foreign = {setting.foreign.data for setting in self.settings.values() if setting.foreign}
+        for seed in self.seeds:
+            for name, setting in self.settings.items():
+                for data in self.data:
+                    if data in setting.only if setting.only is not None else data not in foreign:
+                        yield Group(data=data, setting=name, seed=seed)
+
+
+class Group(_Section):
+    """One data set in one setting with one seed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    data: str
+    setting: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.data}, {self.setting}, seed {self.seed}"
+
+
+def load_grid(path: Path) -> Grid:
+    """Read a grid file; relative paths in it are relative to it.
+
+    Raises:
+        ConfigError: missing, not YAML, or keys or values are wrong; all problems in one message.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable grid file ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path}: found {type(content).__name__}, expected keys such as data, methods, encoder, output"
+        )
+    grid = validated(Grid, content, str(path))
+    here = path.resolve().parent
+    grid.output = str(here / grid.output)
+    grid.data = {name: "+".join(_beside(here, part) for part in where.split("+")) for name, where in grid.data.items()}
+    grid.encoder = _beside(here, grid.encoder)
+    grid.student = grid.student and _beside(here, grid.student)
+    for setting in grid.settings.values():
+        setting.encoders = [_beside(here, encoder) for encoder in setting.encoders]
+        setting.student = setting.student and _beside(here, setting.student)
+    return grid
+
+
+def _beside(folder: Path, path: str) -> str:
+    """A path relative to the grid file where there is one, else as it is (absolute, or a Hub id)."""
+    return str(folder / path) if (folder / path).exists() else path
+
+
+def _method(item: Any) -> tuple[str, Any]:
+    if isinstance(item, str):
+        name, changes = item, {"preset": item}
+    elif isinstance(item, dict) and len(item) == 1 and isinstance(next(iter(item.values())), dict):
+        name, changes = next(iter(item.items()))
+    else:
+        raise ValueError(f"found {item!r}, expected a preset, or a name with changes such as slow: {{passes: 32}}")
+    changes = dict(changes)
+    preset = changes.pop("preset", "muki")
+    if preset not in PRESETS:
+        raise ValueError(f"unknown method '{preset}'{nearest(str(preset), PRESETS)}; known: {', '.join(PRESETS)}")
+    parts = PRESETS[preset].model_dump()
+    if "score" in changes and "passes" not in changes:
+        del parts["passes"]
+    return name, {**parts, **changes}

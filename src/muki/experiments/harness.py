@@ -1,0 +1,284 @@
+"""The harness: each group's teachers are fine-tuned once and score once; every method of the group shares them.
+
+out/
+├── teachers/<fingerprint>/            shared by all settings that want the same teacher
+├── <data>/<setting>/seed-<n>/
+│   ├── pool.jsonl, test.jsonl
+│   ├── scores-<passes>/               a run folder without a student
+│   └── methods/<method>/              supervision, student, cell.json
+└── results.json, results.md, results.html
+
+A cell that is done is not repeated; one that fails is noted and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from muki import pipeline
+from muki.config import RunConfig, make_config
+from muki.engines.work import Part
+from muki.experiments.grid import Grid, Group, Setting
+from muki.experiments.measures import measure_answers, measure_pool
+from muki.experiments.tables import markdown, page
+from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data
+from muki.files import fingerprint, read_json, remove, write_json, write_text
+from muki.finetuning import finetune
+from muki.methods import Method
+from muki.progress import clock
+from muki.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method in one group."""
+
+    group: Group
+    name: str
+    method: Method
+    trained: bool
+
+
+def compare(grid: Grid, part: Part | None = None) -> list[Record]:
+    """Run what is not done of this part of the grid, then collect the records of all cells that are done."""
+    part = part or Part()
+    groups = [group for i, group in enumerate(grid.groups()) if part.owns(i)]
+    waiting = sum(len(Laboratory(grid, group).pending()) for group in groups)
+    total = len(groups) * len(cells_of(grid, groups[0])) if groups else 0
+    logger.info("%d cells in %d groups, %d to be done", total, len(groups), waiting)
+    start, done = time.monotonic(), 0
+    for group in groups:
+        laboratory = Laboratory(grid, group)
+        for cell in laboratory.pending():
+            record = laboratory.run(cell)
+            done += 1
+            left = (time.monotonic() - start) / done * (waiting - done)
+            logger.info("%s; %d of %d, about %s left", _one_line(record), done, waiting, clock(left))
+    return collect(grid)
+
+
+def collect(grid: Grid) -> list[Record]:
+    """The records of all cells that are done, in the grid's order."""
+    found = (
+        read_json(Laboratory(grid, group).record(cell)) for group in grid.groups() for cell in cells_of(grid, group)
+    )
+    return [record for record in found if record is not None]
+
+
+def write_results(grid: Grid, records: list[Record]) -> str:
+    """Write `results.json`, `results.md` and `results.html`. Returns where they are and what failed."""
+    folder = Path(grid.output)
+    public = [{k: v for k, v in record.items() if k not in ("key", "traceback")} for record in records]
+    write_text(folder / "results.json", json_lines(public))
+    write_text(folder / "results.md", markdown(records))
+    write_text(folder / "results.html", page(records))
+    failed = sum("error" in record for record in records)
+    return f"{len(records)} cells, {failed} failed: {folder / 'results.md'}, results.html, results.json"
+
+
+def json_lines(records: list[Record]) -> str:
+    """A JSON list with one record a line."""
+    return "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
+
+
+def cells_of(grid: Grid, group: Group) -> list[Cell]:
+    """Every method in one group."""
+    return [
+        *(Cell(group, name, method, True) for name, method in grid.methods.items()),
+        *(Cell(group, name, method, False) for name, method in grid.routing_only.items()),
+    ]
+
+
+class Laboratory:
+    """One group: its task, teachers, scores and cells, each made when first needed."""
+
+    def __init__(self, grid: Grid, group: Group) -> None:
+        self.grid, self.group = grid, group
+        self.setting: Setting = grid.settings[group.setting]
+        self.folder = Path(grid.output) / group.data / group.setting / f"seed-{group.seed}"
+
+    def record(self, cell: Cell) -> Path:
+        """Where a cell's record lies."""
+        return self.folder / "methods" / cell.name / "cell.json"
+
+    def pending(self) -> list[Cell]:
+        """The cells without a record of these very settings, or with a failure."""
+        waiting = []
+        for cell in cells_of(self.grid, self.group):
+            known = read_json(self.record(cell))
+            if known is None or "error" in known or known.get("key") != self.key(cell):
+                waiting.append(cell)
+        return waiting
+
+    def key(self, cell: Cell) -> str:
+        """Fingerprint of everything that the grid file says about a cell."""
+        grid = self.grid.model_dump(exclude={"methods", "routing_only", "settings", "seeds", "output", "data"})
+        data = [self.grid.data[self.group.data], self.setting.foreign and self.grid.data[self.setting.foreign.data]]
+        return fingerprint(
+            grid,
+            data,
+            self.setting.model_dump(exclude={"only"}),
+            self.group.seed,
+            cell.method.model_dump(),
+            cell.trained,
+        )
+
+    def run(self, cell: Cell) -> Record:
+        """One cell, from whatever of its group is there already to its record."""
+        record: Record = {
+            **self.group.model_dump(), "method": cell.name, "settings": cell.method.spelled_out(),
+            "key": self.key(cell), "date": time.strftime("%Y-%m-%d"), "versions": _versions(),
+        }  # fmt: skip
+        try:
+            record |= self._measure(cell)
+        except Exception as error:  # whatever it is: the other cells go on, and the record says what happened
+            logger.debug("", exc_info=True)
+            record["error"] = f"{type(error).__name__}: {error}"
+            record["traceback"] = traceback.format_exc()
+        write_json(self.record(cell), record)
+        return record
+
+    @cached_property
+    def task(self) -> Task:
+        """Texts of teachers, pool and test."""
+        foreign = _data(self.grid.data[self.setting.foreign.data])[0] if self.setting.foreign else None
+        return make_task(_data(self.grid.data[self.group.data]), self.setting, self.grid, self.group.seed, foreign)
+
+    @cached_property
+    def teachers(self) -> list[Path]:
+        """Folders of the fine-tuned teachers."""
+        encoders = self.setting.encoders or [self.grid.encoder]
+        folders = []
+        for i, (labels, rows) in enumerate(zip(self.task.groups, self.task.taught, strict=True)):
+            encoder = encoders[i % len(encoders)]
+            training = self.grid.teacher_training.model_copy(update={"seed": 100 * self.group.seed + i})
+            key = fingerprint(encoder, labels, rows, training.model_dump(), self.grid.max_length, self.setting.prefix)
+            folder = Path(self.grid.output) / "teachers" / key
+            if not (folder / "config.json").exists():
+                logger.info("%s: fine-tuning teacher %d on %d texts, %d labels", self.group, i, len(rows), len(labels))
+                finetune(
+                    encoder, rows, folder, labels=labels, training=training,
+                    max_length=self.grid.max_length, prefix=self.setting.prefix,
+                )  # fmt: skip
+            folders.append(folder)
+        return folders
+
+    @property
+    def methods(self) -> list[Method]:
+        """Every method of the grid."""
+        return [cell.method for cell in cells_of(self.grid, self.group)]
+
+    def scorer(self, method: Method) -> Method:
+        """The method whose scores this one uses: one that needs no dropout passes takes those of one that does."""
+        if method.needs_gold or not method.passes:
+            return next((m for m in self.methods if m.passes and not m.needs_gold and m.tolerance is None), method)
+        return next(m for m in self.methods if _passes_label(m) == _passes_label(method))
+
+    def config(self, method: Method) -> RunConfig:
+        """A method's run, on the scores that it shares with others."""
+        label = _passes_label(self.scorer(method))
+        for name, rows in (("pool", self.task.pool), ("test", self.task.test)):
+            _write_rows(self.folder / f"{name}.jsonl", rows)
+        content = {
+            "teachers": [
+                {"model": str(path), "name": f"teacher-{i}", "max_length": self.grid.max_length,
+                 "prefix": self.setting.prefix}
+                for i, path in enumerate(self.teachers)
+            ],
+            "student": {
+                "model": self.setting.student or self.grid.student or self.grid.encoder,
+                "max_length": self.grid.max_length, "prefix": self.setting.prefix,
+            },
+            "texts": {"path": str(self.folder / "pool.jsonl"), "label": "label"},
+            "test": {"path": str(self.folder / "test.jsonl")},
+            "method": method.model_dump(),
+            "scoring": {"seed": self.group.seed, "keep": self._keep(label)},
+            "training": {**self.grid.training.model_dump(), "seed": self.group.seed + 1},
+            "output": str(self.folder / f"scores-{label.replace(' ', '-')}"),
+        }  # fmt: skip
+        return make_config(content, str(self.group))
+
+    def _keep(self, label: str) -> str:
+        """What the methods that share these scores need of the teachers' deterministic passes."""
+        sharing = [method for method in self.methods if _passes_label(self.scorer(method)) == label]
+        wanted = {what for method in sharing for what in method.keep.split("+")}
+        return "+".join(sorted(wanted - {""}))
+
+    def _measure(self, cell: Cell) -> Record:
+        config = self.config(cell.method)
+        shared = RunFolder(Path(config.output))
+        run = RunFolder(shared.root, results=self.record(cell).parent)
+        scorer = self.scorer(cell.method)
+        seconds = self._scored(self.config(scorer), shared)
+        start = time.monotonic()
+        pipeline.supervise(config, run)
+        passes = 0 if cell.method.needs_gold else cell.method.passes
+        record = {
+            "scoring_seconds": round(seconds * (1 + passes) / (1 + scorer.passes), 3),
+            "routing_seconds": round(time.monotonic() - start, 3),
+            **measure_pool(run, [row["label"] for row in self.task.pool]),
+        }
+        if cell.trained:
+            pipeline.train(config, run=run)
+            training = read_json(run.training) or {}
+            record["training_seconds"] = training.get("seconds", 0.0)
+            record |= measure_answers(run, config)
+            remove(run.student)  # the numbers stay; a grid's students would fill the disk
+        remove(run.supervision)
+        return record
+
+    def _scored(self, config: RunConfig, shared: RunFolder) -> float:
+        """Score what is not scored; seconds that all teachers took for the pool's and test's texts together."""
+        timing = shared.root / "seconds.json"
+        start = time.monotonic()
+        pipeline.score(config)
+        seconds = time.monotonic() - start
+        known = read_json(timing)
+        if known is None:
+            write_json(timing, round(seconds, 3))
+        return float(seconds if known is None else known)
+
+
+@cache
+def _data(where: str) -> list[DataSet]:
+    return read_data(where)
+
+
+def _passes_label(method: Method) -> str:
+    from muki.teachers.scoring import Passes
+
+    return "0" if method.needs_gold else Passes(method.passes, method.tolerance).label()
+
+
+def _write_rows(path: Path, rows: list[Row]) -> None:
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
+        write_text(path, content)
+
+
+def _one_line(record: Mapping[str, Any]) -> str:
+    where = f"{record['data']}, {record['setting']}, seed {record['seed']}, {record['method']}"
+    if "error" in record:
+        return f"{where}: FAILED ({record['error'].splitlines()[0]})"
+    shown = {"accuracy": "accuracy", "routing_accuracy": "routing", "target_accuracy": "target"}
+    numbers = ", ".join(f"{title} {record[key]:.3f}" for key, title in shown.items() if record.get(key) is not None)
+    return f"{where}: {numbers}"
+
+
+@cache
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("muki", "torch", "transformers", "numpy")}

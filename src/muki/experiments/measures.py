@@ -1,0 +1,83 @@
+"""What is measured of a cell. Gold labels come in here, after all supervision is made, and nowhere earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muki.config import RunConfig
+from muki.errors import RunFolderError
+from muki.evaluation.evaluate import ensemble, load_outputs, method_scores, student_of
+from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
+from muki.integration.stage import load_supervision
+from muki.labels import LabelSpace
+from muki.run_folder import RunFolder
+from muki.texts import TextShards
+
+
+def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
+    """How good routing and target are on the pool's texts that belong to somebody.
+
+    Args:
+        run: with supervision.
+        gold_labels: of the pool's texts, in order; labels outside the union belong to nobody.
+    """
+    space = _space(run)
+    supervision, _ = load_supervision(run.supervision)
+    columns = list(space.columns.values())
+    gold = _index(gold_labels, space.label2id)
+    known = gold >= 0
+    routing, target = supervision.routing[known], supervision.target[known].argmax(axis=-1)
+    parts = [np.isin(gold[known], list(own)) for own in columns]
+    shares = [routing_accuracy(routing[own], gold[known][own], columns) for own in parts if own.any()]
+    return {
+        "pool": len(gold),
+        "foreign": int((~known).sum()),
+        "routing_accuracy": routing_accuracy(routing, gold[known], columns),
+        "balanced_routing_accuracy": float(np.mean(shares)),
+        "target_accuracy": accuracy(target, gold[known]),
+    }
+
+
+def measure_answers(run: RunFolder, config: RunConfig) -> dict[str, Any]:
+    """Accuracy, macro-F1, calibration, and which test texts are right, of the student or the ensemble."""
+    space = _space(run)
+    test = TextShards.load(run.texts("test"))
+    if test is None:
+        raise RunFolderError(f"{run.texts('test')}: no test texts yet; run `muki score {run.root}` first")
+    texts = [text for text in test if text.label in space.label2id]
+    gold = _index([text.label or "" for text in texts], space.label2id)
+    student = student_of(run, config)
+    if student is None:
+        outputs = load_outputs(run, "test", list(space.columns), test)
+        known = np.array([text.label in space.label2id for text in test])
+        outputs = [one.take(np.flatnonzero(known)) for one in outputs]
+        scores = method_scores(outputs, config.method, gold, list(space.columns.values()))
+        answers = ensemble(outputs, space, config.method, scores)
+    else:
+        answers = student.probabilities(texts)
+    found = classification_metrics(answers, gold, space.labels)
+    correct = answers.argmax(axis=-1) == gold
+    wanted = ("accuracy", "macro_f1", "expected_calibration_error", "n")
+    return {**{key: found[key] for key in wanted}, "correct": np.packbits(correct).tobytes().hex()}
+
+
+def correct_of(record: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which test texts a cell got right, shape (n,)."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(record["correct"]), dtype=np.uint8))
+    return bits[: record["n"]].astype(bool)
+
+
+def _index(labels: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
+    """Union index of each label; -1 outside it."""
+    return np.array([index.get(label, -1) for label in labels], dtype=np.int64)
+
+
+def _space(run: RunFolder) -> LabelSpace:
+    space = LabelSpace.load(run.labels)
+    if space is None:
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    return space

@@ -1,0 +1,146 @@
+"""Tasks: a labelled data set in a setting becomes teachers' texts, an unlabelled pool and a test. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from muki.errors import TextsError
+from muki.experiments.grid import Grid, Setting
+from muki.texts import Columns, read
+
+FOREIGN = "(nobody's) "
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Labelled texts, split."""
+
+    train: list[Row]
+    test: list[Row]
+
+    @property
+    def labels(self) -> list[str]:
+        """Label names, sorted."""
+        return sorted({row["label"] for row in self.train})
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a group of cells works on.
+
+    Attributes:
+        groups: the labels that each teacher knows.
+        taught: the labelled texts of each teacher.
+        pool: texts with the gold label that only the harness, the oracle and `supervised` read.
+        test: labelled texts.
+    """
+
+    groups: list[list[str]]
+    taught: list[list[Row]]
+    pool: list[Row]
+    test: list[Row]
+
+
+def read_data(where: str) -> list[DataSet]:
+    """Read a data set, or several joined by `+`.
+
+    Each is a folder with `train` and `test` files in any form that `integrate` takes, or the name of a Hub data set.
+    """
+    return [_read_one(part) for part in where.split("+")]
+
+
+def make_task(
+    parts: Sequence[DataSet], setting: Setting, grid: Grid, seed: int, foreign: DataSet | None = None
+) -> Task:
+    """Cut a data set into a task.
+
+    One data set: its sorted labels are cut into contiguous groups, one for each teacher. Several with the same labels
+    (translations): the groups as before, and each teacher's texts come from one of them in turn. Several with other
+    labels: each is one teacher's. Half of the training texts are for the teachers, the other half is the pool.
+
+    Args:
+        parts: the data sets.
+        setting: how they are cut.
+        grid: sizes.
+        seed: of the order of the texts.
+        foreign: where texts that belong to nobody come from, if the setting wants them.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = [_shuffled(part.train, rng) for part in parts]
+    same = all(part.labels == parts[0].labels for part in parts)
+    count = setting.teachers if same else len(parts)
+    groups = label_groups(parts[0].labels, count, setting.overlap) if same else [part.labels for part in parts]
+
+    for_teachers = [rows[: len(rows) // 2] for rows in shuffled]
+    teach = (setting.teach or grid.teach) // count
+    taught = [[row for row in for_teachers[i % len(parts)] if row["label"] in groups[i]][:teach] for i in range(count)]
+    wanted = setting.pool or grid.pool
+    if setting.own_texts:
+        pool = _shuffled([row for rows in taught for row in rows], rng)
+    else:
+        pool = _mixed([rows[len(rows) // 2 :] for rows in shuffled], rng)
+    if setting.shares:
+        pool = _with_shares(pool, groups, setting.shares, wanted)
+    pool = pool[:wanted]
+    if setting.foreign and foreign is not None:
+        count = round(len(pool) * setting.foreign.share / (1 - setting.foreign.share))
+        outside = _shuffled(foreign.train, rng)[:count]
+        pool = _shuffled([*pool, *({**row, "label": FOREIGN + row["label"]} for row in outside)], rng)
+    test = _mixed([_shuffled(part.test, rng) for part in parts], rng)[: grid.test]
+    return Task(groups, taught, pool, test)
+
+
+def label_groups(labels: Sequence[str], count: int, overlap: int = 0) -> list[list[str]]:
+    """Contiguous groups of labels, as equal as possible; at each border `overlap` labels are known to both neighbours.
+
+    Of those, half come from each side (the odd one from the right).
+    """
+    borders = [round(i * len(labels) / count) for i in range(count + 1)]
+    left, right = overlap // 2, overlap - overlap // 2
+    groups = []
+    for i in range(count):
+        start = borders[i] - (left if i else 0)
+        stop = borders[i + 1] + (right if i < count - 1 else 0)
+        groups.append(list(labels[start:stop]))
+    return groups
+
+
+def _with_shares(pool: list[Row], groups: list[list[str]], shares: list[float], wanted: int) -> list[Row]:
+    """As many texts as there are with these shares of each group's labels (a shared label counts for the first)."""
+    owner = {label: i for i, labels in reversed(list(enumerate(groups))) for label in labels}
+    each = [[row for row in pool if owner[row["label"]] == i] for i in range(len(groups))]
+    total = min(wanted, *(int(len(rows) / share) for rows, share in zip(each, shares, strict=True) if share > 0))
+    kept = {id(row) for rows, share in zip(each, shares, strict=True) for row in rows[: round(total * share)]}
+    return [row for row in pool if id(row) in kept]
+
+
+def _mixed(parts: list[list[Row]], rng: np.random.Generator) -> list[Row]:
+    """The data sets in equal shares, as far as the smallest reaches; one alone stays as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    size = min(len(rows) for rows in parts)
+    return _shuffled([row for rows in parts for row in rows[:size]], rng)
+
+
+def _shuffled(rows: list[Row], rng: np.random.Generator) -> list[Row]:
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def _read_one(where: str) -> DataSet:
+    splits = {}
+    for split in ("train", "test"):
+        source = where
+        if Path(where).is_dir():
+            found = sorted(path for path in Path(where).iterdir() if path.name.split(".")[0] == split)
+            if not found:
+                raise TextsError(f"data set '{where}': no {split} file; expected {split}.jsonl, .csv, .parquet … there")
+            source = str(found[0])
+        texts = read(source, Columns(label="label"), split=split)
+        splits[split] = [{"text": t.text, "label": t.label} for t in texts if t.label is not None and t.text.strip()]
+    return DataSet(**splits)
