@@ -299,9 +299,10 @@ def finetune(
 
     Example: muki finetune --base BASE --texts train.jsonl --labels sports,politics -o teachers/a --set epochs=3
     """
-    from muki.config import TrainingConfig, apply_overrides, validated
+    from muki.config import TrainingConfig, apply_overrides
     from muki.finetuning import finetune as finetune_texts
     from muki.texts import Columns
+    from muki.validation import validated
 
     overrides = [item.removeprefix("training.") for item in set_]
     training = validated(TrainingConfig, apply_overrides({}, overrides), "muki finetune")

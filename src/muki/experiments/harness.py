@@ -186,12 +186,17 @@ class Laboratory:
             return next((m for m in self.methods if m.passes and not m.needs_gold and m.tolerance is None), method)
         return next(m for m in self.methods if _passes_label(m) == _passes_label(method))
 
+    @property
+    def tests_teachers(self) -> bool:
+        """Whether teachers must read the test texts: only an ensemble needs that."""
+        return any(cell.method.student == "none" and cell.trained for cell in cells_of(self.grid, self.group))
+
     def config(self, method: Method) -> RunConfig:
         """A method's run, on the scores that it shares with others."""
         label = _passes_label(self.scorer(method))
         for name, rows in (("pool", self.task.pool), ("test", self.task.test)):
             _write_rows(self.folder / f"{name}.jsonl", rows)
-        content = {
+        content: dict[str, Any] = {
             "teachers": [
                 {"model": str(path), "name": f"teacher-{i}", "max_length": self.grid.max_length,
                  "prefix": self.setting.prefix}
@@ -202,7 +207,7 @@ class Laboratory:
                 "max_length": self.grid.max_length, "prefix": self.setting.prefix,
             },
             "texts": {"path": str(self.folder / "pool.jsonl"), "label": "label"},
-            "test": {"path": str(self.folder / "test.jsonl")},
+            **({"test": {"path": str(self.folder / "test.jsonl")}} if self.tests_teachers else {}),
             "method": method.model_dump(),
             "scoring": {"seed": self.group.seed, "keep": self._keep(label)},
             "training": {**self.grid.training.model_dump(), "seed": self.group.seed + 1},
@@ -234,7 +239,7 @@ class Laboratory:
             pipeline.train(config, run=run)
             training = read_json(run.training) or {}
             record["training_seconds"] = training.get("seconds", 0.0)
-            record |= measure_answers(run, config)
+            record |= measure_answers(run, config, self.task.test)
             remove(run.student)  # the numbers stay; a grid's students would fill the disk
         remove(run.supervision)
         return record

@@ -12,10 +12,11 @@ from muki.config import RunConfig
 from muki.errors import RunFolderError
 from muki.evaluation.evaluate import ensemble, load_outputs, method_scores, student_of
 from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
+from muki.formulas import Array
 from muki.integration.stage import load_supervision
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder
-from muki.texts import TextShards
+from muki.texts import Text, TextShards
 
 
 def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
@@ -42,27 +43,37 @@ def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def measure_answers(run: RunFolder, config: RunConfig) -> dict[str, Any]:
-    """Accuracy, macro-F1, calibration, and which test texts are right, of the student or the ensemble."""
+def measure_answers(run: RunFolder, config: RunConfig, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Accuracy, macro-F1, calibration, and which test texts are right, of the student or the ensemble.
+
+    Args:
+        run: with a student, or with the teachers' outputs for the test where the method has none.
+        config: the run's.
+        rows: the test, `text` and `label`; labels outside the union are left out.
+    """
     space = _space(run)
-    test = TextShards.load(run.texts("test"))
-    if test is None:
-        raise RunFolderError(f"{run.texts('test')}: no test texts yet; run `muki score {run.root}` first")
-    texts = [text for text in test if text.label in space.label2id]
-    gold = _index([text.label or "" for text in texts], space.label2id)
+    known = [row for row in rows if row["label"] in space.label2id]
+    gold = _index([row["label"] for row in known], space.label2id)
     student = student_of(run, config)
-    if student is None:
-        outputs = load_outputs(run, "test", list(space.columns), test)
-        known = np.array([text.label in space.label2id for text in test])
-        outputs = [one.take(np.flatnonzero(known)) for one in outputs]
-        scores = method_scores(outputs, config.method, gold, list(space.columns.values()))
-        answers = ensemble(outputs, space, config.method, scores)
+    if student is not None:
+        answers = student.probabilities([Text(i, row["text"]) for i, row in enumerate(known)])
     else:
-        answers = student.probabilities(texts)
+        answers = _ensemble(run, config, space, gold)
     found = classification_metrics(answers, gold, space.labels)
     correct = answers.argmax(axis=-1) == gold
     wanted = ("accuracy", "macro_f1", "expected_calibration_error", "n")
     return {**{key: found[key] for key in wanted}, "correct": np.packbits(correct).tobytes().hex()}
+
+
+def _ensemble(run: RunFolder, config: RunConfig, space: LabelSpace, gold: NDArray[np.int64]) -> Array:
+    """The teachers' answers to the test, shape (n, C)."""
+    test = TextShards.load(run.texts("test"))
+    if test is None:
+        raise RunFolderError(f"{run.texts('test')}: no test texts yet; run `muki score {run.root}` first")
+    known = np.array([text.label in space.label2id for text in test])
+    outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", list(space.columns), test)]
+    scores = method_scores(outputs, config.method, gold, list(space.columns.values()))
+    return ensemble(outputs, space, config.method, scores)
 
 
 def correct_of(record: Mapping[str, Any]) -> NDArray[np.bool_]:
