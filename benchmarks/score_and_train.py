@@ -95,7 +95,7 @@ def run_config(folder: Path, teachers: Path, pool: list[Text]) -> RunConfig:
         "student": {"model": packaged_encoder(), "max_length": MAX_LENGTH},
         "texts": {"path": str(texts)},
         "method": "muki",
-        "training": {"epochs": EPOCHS, "learning_rate": LEARNING_RATE, "batch_size": 32},
+        "training": {"epochs": EPOCHS, "learning_rate": LEARNING_RATE, "batch_size": 32, "holdout": 0},  # equal steps
         "output": str(folder / "run"),
     }
     return make_config(content, "benchmark")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from muki.files import file_fingerprint
+
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.bpe")
 
 
@@ -31,6 +33,15 @@ def brings_code(model: str | Path) -> bool:
         return False
     content: Any = json.loads(config.read_text(encoding="utf-8"))
     return "auto_map" in content
+
+
+def folder_fingerprint(model: str) -> object:
+    """What a checkpoint is: the bytes of its files (sizes and times would mislead); a Hub id is taken by name."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")]
+    return [(p.name, file_fingerprint(p)) for p in names if p.is_file()]
 
 
 def loading_errors() -> tuple[type[Exception], ...]:

@@ -22,10 +22,11 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from muki.batches import tokenize
+from muki.checkpoints import folder_fingerprint
 from muki.compute import fast_dtype
 from muki.config import StudentConfig, TrainingConfig
 from muki.errors import StudentError
-from muki.files import digests, file_fingerprint, fingerprint, read_json, remove, replacing, unchanged, write_json
+from muki.files import digests, fingerprint, read_json, remove, replacing, unchanged, write_json
 from muki.integration.stage import Supervision
 from muki.labels import LabelSpace
 from muki.progress import clock, progress
@@ -122,7 +123,7 @@ def train_student(
         supervision_key,
         student.model_dump(),
         training.model_dump(),
-        _start_fingerprint(student.model),
+        folder_fingerprint(student.model),
         list(space.labels),
     )
     done = read_json(record)
@@ -270,15 +271,6 @@ def _matching_checkpoint(checkpoints: Path, key: str) -> str | None:
             remove(checkpoints)
         write_json(mark, key)
     return None
-
-
-def _start_fingerprint(model: str) -> object:
-    """What the student starts from: sizes and times of a folder's files would mislead, so its weights' bytes."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")]
-    return [(p.name, file_fingerprint(p)) for p in names if p.is_file()]
 
 
 def _record(trainer: Trainer, key: str, seconds: float, n_train: int, n_holdout: int) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""The neutral view: the student's encoder, before any training, looks at every text.
+
+It belongs to no teacher, so that texts of all teachers can be compared in it. Mean over the tokens of the last hidden
+states: what sentence encoders are trained for. One deterministic pass for each text; one file for each shard.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from muki.arrow import matrix, vectors
+from muki.batches import BATCH_TOKENS, length_batches, tokenize
+from muki.checkpoints import folder_fingerprint, loading_errors
+from muki.config import StudentConfig
+from muki.errors import RunFolderError, StudentError
+from muki.files import fingerprint, replacing
+from muki.progress import progress
+from muki.teachers.checks import usable_length
+from muki.teachers.features import mean_state
+from muki.texts import Shard, Text, TextShards
+
+logger = logging.getLogger(__name__)
+
+VIEW_VERSION = 1
+
+
+class Encoder:
+    """A pretrained encoder that gives each text one vector."""
+
+    def __init__(self, student: StudentConfig, trust_remote_code: bool = False) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            self.model: Any = AutoModel.from_pretrained(
+                student.model, dtype=torch.float32, trust_remote_code=trust_remote_code
+            ).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(student.model, trust_remote_code=trust_remote_code)
+        except loading_errors() as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StudentError(f"student '{student.model}': its encoder cannot be loaded ({reason})") from error
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        if torch.accelerator.is_available():
+            self.model.to(torch.accelerator.current_accelerator())
+        self.prefix = student.prefix
+        self.max_length = usable_length(self.model.config, self.tokenizer, student.max_length, "student")
+
+    def encode(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> NDArray[np.float16]:
+        """One vector for each text, shape (n, H)."""
+        encodings = tokenize(self.tokenizer, texts, self.max_length, self.prefix)
+        result: NDArray[np.float16] | None = None
+        for index, batch in length_batches(self.tokenizer, encodings, batch_tokens):
+            with torch.inference_mode():
+                inputs = {key: value.to(self.model.device) for key, value in batch.items()}
+                states = self.model(**inputs).last_hidden_state
+                vectors_ = mean_state(states, inputs["attention_mask"]).float().cpu().numpy()
+            if result is None:
+                result = np.zeros((len(texts), vectors_.shape[-1]), dtype=np.float16)
+            result[index] = vectors_
+        return np.zeros((0, 1), dtype=np.float16) if result is None else result
+
+
+def make_view(texts: TextShards, student: StudentConfig, folder: Path, trust_remote_code: bool = False) -> str:
+    """Encode the shards that are not encoded yet. Returns the fingerprint of encoder and settings."""
+    settings = fingerprint(VIEW_VERSION, student.model_dump(), folder_fingerprint(student.model))
+    pending = [shard for shard in texts.shards if _source(folder / shard.name) != _wanted(shard, settings)]
+    if len(pending) < len(texts.shards):
+        logger.info("view: reusing %d of %d shards", len(texts.shards) - len(pending), len(texts.shards))
+    if pending:
+        encoder = Encoder(student, trust_remote_code)
+        with progress("student's encoder", sum(shard.rows for shard in pending), "texts") as advance:
+            for shard in pending:
+                table = pa.table({"view": vectors(encoder.encode(texts.read(shard)))})
+                table = table.replace_schema_metadata({"muki.source": json.dumps(_wanted(shard, settings))})
+                with replacing(folder / shard.name) as temporary:
+                    pq.write_table(table, temporary, compression="zstd")
+                advance(shard.rows)
+    return settings
+
+
+def read_view(path: Path) -> NDArray[np.float16]:
+    """One shard's vectors, shape (n, H).
+
+    Raises:
+        RunFolderError: absent or damaged.
+    """
+    try:
+        result: NDArray[np.float16] = matrix(pq.read_table(path)["view"])
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise RunFolderError(f"{path}: the student's view of these texts is missing; run `muki supervise`") from error
+    return result
+
+
+def _wanted(shard: Shard, settings: str) -> list[str]:
+    return [shard.fingerprint, settings]
+
+
+def _source(path: Path) -> list[str] | None:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        result: list[str] = json.loads(metadata[b"muki.source"])
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return None
+    return result
