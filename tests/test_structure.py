@@ -17,7 +17,7 @@ SOURCE = Path(muki.__file__).parent
 # Each room may import from the rooms before it (and from itself).
 ROOMS = [
     "errors", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "progress", "labels", "texts",
-    "batches", "teachers", "routing", "methods", "validation", "config", "run_folder", "engines", "integration",
+    "batches", "teachers", "routing", "methods", "validation", "config", "run_folder", "engines", "view", "integration",
     "student", "predict", "evaluation", "finetuning", "pipeline", "experiments", "api", "demo", "cli", "__main__",
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from muki.routing.scores import SCORES
+from muki.routing.scores import SCORES, parts_of
 
 GOLD = "gold"  # the routing score of the ceilings: 1 for a teacher that knows the gold label, else 0
 
@@ -19,14 +19,22 @@ class Method(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    score: str = Field("mc-entropy", description="routing score, one of " + ", ".join(SCORES))
+    score: str = Field("mc-entropy", description="routing score, one of " + ", ".join(SCORES) + "; or a sum, a+b")
     passes: int = Field(16, ge=0, description="Monte-Carlo dropout passes K; 0 for scores that need none")
     tolerance: float | None = Field(
         None, gt=0, description="stop drawing passes once the standard error of a text's certainty is at most this"
     )
+    calibration: Literal["none", "standardise"] = Field(
+        "none", description="standardise: scores of different teachers become comparable over the pool"
+    )
+    refinement: Literal["none", "view"] = Field(
+        "none", description="view: the pool's classes in the student encoder's view correct the routing"
+    )
     integration: Literal["soft", "hard"] = Field("soft", description="softmax over teachers, or the surest one alone")
     temperature: float = Field(0.2, gt=0, description="τ of the softmax over teachers (soft integration)")
-    reweight: Literal["margin", "none"] = Field("margin", description="texts on which teachers conflict count less")
+    reweight: Literal["margin", "probability", "none"] = Field(
+        "margin", description="texts on which teachers conflict count less: by margin, or by the routing's probability"
+    )
     target: Literal["teachers", "gold"] = Field("teachers", description="what is learned; gold: the pool's own labels")
     objective: Literal["kl", "uhc", "dfa", "cfl"] = Field(
         "kl", description="kl: divergence from the target; uhc, dfa, cfl: the losses of these methods"
@@ -40,8 +48,9 @@ class Method(BaseModel):
     def _passes_follow_score(cls, values: object) -> object:
         """A score without dropout needs no passes, unless they are asked for."""
         if isinstance(values, dict) and "passes" not in values:
-            known = SCORES.get(values.get("score", "mc-entropy"))
-            if values.get("score") == GOLD or (known is not None and not known.needs_passes):
+            score = values.get("score", "mc-entropy")
+            known = [SCORES.get(part) for part in parts_of(score)] if isinstance(score, str) else []
+            if score == GOLD or (known and all(part is not None and not part.needs_passes for part in known)):
                 return {**values, "passes": 0}
         return values
 
@@ -51,9 +60,14 @@ class Method(BaseModel):
             raise ValueError(f"target: gold needs score: {GOLD}, found '{self.score}'")
         if self.score == GOLD:
             return self
-        if self.score not in SCORES:
-            raise ValueError(f"score: unknown routing score '{self.score}'; known: {', '.join(SCORES)}")
-        if SCORES[self.score].needs_passes and self.passes < 2:
+        for part in parts_of(self.score):
+            if part not in SCORES:
+                raise ValueError(f"score: unknown routing score '{part}'; known: {', '.join(SCORES)}")
+        if "+" in self.score and self.calibration == "none":
+            raise ValueError(f"calibration: a sum of scores ({self.score}) needs calibration: standardise")
+        if self.refinement != "none" and self.calibration == "none":
+            raise ValueError("calibration: refinement needs scores that can be compared; set calibration: standardise")
+        if any(SCORES[part].needs_passes for part in parts_of(self.score)) and self.passes < 2:
             raise ValueError(f"passes: score '{self.score}' needs 2 or more dropout passes, found {self.passes}")
         return self
 
@@ -65,7 +79,9 @@ class Method(BaseModel):
     @property
     def keep(self) -> str:
         """What else of the teachers' deterministic passes is needed."""
-        return "states" if self.objective in ("dfa", "cfl") else ""
+        features = self.score != GOLD and any(SCORES[part].needs_features for part in parts_of(self.score))
+        states = self.objective in ("dfa", "cfl")
+        return "+".join([*(["features"] if features else []), *(["states"] if states else [])])
 
     def spelled_out(self) -> str:
         """One line for reports."""
@@ -73,8 +89,12 @@ class Method(BaseModel):
         if passes and self.tolerance is not None:
             passes = f", K≤{self.passes} to ±{self.tolerance:g}"
         rule = f"soft τ={self.temperature:g}" if self.integration == "soft" else "hard"
-        weight = "margin re-weighting" if self.reweight == "margin" else "no re-weighting"
+        weight = "no re-weighting" if self.reweight == "none" else f"{self.reweight} re-weighting"
+        if self.refinement == "view" and self.integration == "soft":
+            rule = "soft"  # its weights are probabilities already
         others = [
+            *(["standardised scores"] if self.calibration == "standardise" else []),
+            *(["refined over the pool"] if self.refinement == "view" else []),
             *(["gold labels as target"] if self.target == "gold" else []),
             *([f"objective {self.objective}"] if self.objective != "kl" else []),
             *(["no student"] if self.student == "none" else ["merged weights"] if self.student == "merged" else []),
@@ -85,6 +105,13 @@ class Method(BaseModel):
 _VANILLA = Method(score="energy", temperature=1.0, reweight="none")
 
 PRESETS: dict[str, Method] = {
+    "muki-plus": Method(
+        score="entropy+energy+mahalanobis",
+        passes=0,
+        calibration="standardise",
+        refinement="view",
+        reweight="probability",
+    ),
     "muki": Method(),
     "muki-fast": Method(tolerance=0.015),
     "muki-soft": Method(reweight="none"),

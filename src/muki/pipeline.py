@@ -175,6 +175,7 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
     """
     from muki.engines.work import shard_source
     from muki.integration.stage import supervise as supervise_stage
+    from muki.view import neutral_view
 
     run, records, space = _scored(config, run)
     pool, settings = _pool(run), scoring_settings(config)
@@ -186,7 +187,9 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
         space,
         config.method,
         run.supervision,
-        gold,
+        rows=[shard.rows for shard in pool.shards],
+        **neutral_view(config, run, "pool"),
+        gold=gold,
     )
 
 

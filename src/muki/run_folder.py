@@ -6,6 +6,7 @@ run/
 ├── labels.json            union label space and each teacher's columns in it
 ├── texts/                 the pool, cut into shards
 ├── scores/<teacher>/      one file for each shard of the pool
+├── view/                  the student encoder's view of each text, for methods that refine
 ├── supervision/           target, weight and routing weights for each shard
 ├── checkpoints/           of the student's training, while it lasts
 ├── training.json          how the student was trained
@@ -96,6 +97,10 @@ class RunFolder:
     def scores(self, split: Split, teacher: str) -> Path:
         """One teacher's outputs for the pool or the test file."""
         return self._split(split) / "scores" / teacher
+
+    def view(self, split: Split) -> Path:
+        """The student encoder's view of the pool or of the test file."""
+        return self._split(split) / "view"
 
     def _split(self, split: Split) -> Path:
         return self.root if split == "pool" else self.root / "test"

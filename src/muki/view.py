@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from muki.arrow import matrix, vectors
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
 from muki.checkpoints import folder_fingerprint, loading_errors
-from muki.config import StudentConfig
+from muki.config import RunConfig, StudentConfig
 from muki.errors import RunFolderError, StudentError
 from muki.files import fingerprint, replacing
 from muki.progress import progress
+from muki.run_folder import RunFolder, Split
 from muki.teachers.checks import usable_length
 from muki.teachers.features import mean_state
 from muki.texts import Shard, Text, TextShards
@@ -98,6 +99,22 @@ def read_view(path: Path) -> NDArray[np.float16]:
     except (OSError, pa.ArrowException, KeyError) as error:
         raise RunFolderError(f"{path}: the student's view of these texts is missing; run `muki supervise`") from error
     return result
+
+
+def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> dict[str, Any]:
+    """The view of the pool or the test, made where it is missing, for methods that refine; else nothing.
+
+    Returns:
+        `view`, a function from the number of a shard to its vectors, and `view_key`, a fingerprint.
+    """
+    if config.method.refinement == "none":
+        return {}
+    texts = TextShards.load(run.texts(split))
+    if texts is None:
+        raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
+    folder, names = run.view(split), [shard.name for shard in texts.shards]
+    key = make_view(texts, config.student, folder, config.trust_remote_code)
+    return {"view": lambda number: read_view(folder / names[number]), "view_key": key}
 
 
 def _wanted(shard: Shard, settings: str) -> list[str]:

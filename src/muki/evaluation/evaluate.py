@@ -23,18 +23,21 @@ from muki.evaluation.metrics import (
     routing_accuracy,
 )
 from muki.formulas import Array, softmax
-from muki.integration.stage import Supervision, load_supervision, route, union_predictions
+from muki.integration.router import Routing
+from muki.integration.stage import Supervision, fit_on_pool, load_supervision, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
-from muki.methods import PRESETS, Method, preset_name
+from muki.methods import preset_name
 from muki.predict import Classifier
 from muki.progress import progress
-from muki.routing.scores import SCORES, gold_scores, routing_scores
+from muki.routing.scores import available, gold_scores, routing_scores
+from muki.routing.weights import hard_weights, soft_weights
 from muki.run_folder import RunFolder, Split
 from muki.student.data import split_holdout
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import read_outputs
 from muki.texts import Text, TextShards
+from muki.view import neutral_view
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,7 @@ def pool_metrics(
     names = list(space.columns)
     outputs = load_outputs(run, "pool", names, pool)
     predictions = union_predictions(outputs, space)
-    best = supervision.scores.argmax(axis=-1)
+    best = supervision.routing.argmax(axis=-1)
     _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
     held_out: dict[str, Any] = {"n": len(holdout)}
     if len(holdout) and classifier:
@@ -119,8 +122,7 @@ def labelled_metrics(
     outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", names, test)]
 
     own_parts = {name: np.isin(gold, columns[i]) for i, name in enumerate(names)}
-    method = config.method
-    scores = method_scores(outputs, method, gold, columns)
+    routing = route_test(run, config, space, outputs, gold)
     teachers = {name: _teacher_alone(outputs[i], columns[i], gold) for i, name in enumerate(names)}
     found: dict[str, Any] = {"test": {"texts": len(texts), "left_out": dict(outside), "source": test.source}}
     if classifier:
@@ -136,25 +138,45 @@ def labelled_metrics(
     return found | {
         "teachers": teachers,
         "ensemble": classification_metrics(
-            ensemble(outputs, space, PRESETS["vanilla-kd"], routing_scores(outputs, "energy")), gold, space.labels
+            ensemble(outputs, space, soft_weights(routing_scores(outputs, "energy"), 1.0)), gold, space.labels
         ),
-        "routed_ensemble": classification_metrics(ensemble(outputs, space, method, scores), gold, space.labels),
+        "routed_ensemble": classification_metrics(ensemble(outputs, space, routing.weights), gold, space.labels),
         "routing": {
-            "accuracy": routing_accuracy(scores, gold, columns),
+            "accuracy": routing_accuracy(routing.weights, gold, columns),
             "by_score": {
-                name: routing_accuracy(routing_scores(outputs, name), gold, columns)
-                for name, score in SCORES.items()
-                if not score.needs_passes or (outputs[0].passes > 0).all()
+                name: routing_accuracy(routing_scores(outputs, name), gold, columns) for name in available(outputs)
             },
         },
     }
 
 
-def method_scores(
-    outputs: list[TeacherOutputs], method: Method, gold: NDArray[np.int64], columns: list[tuple[int, ...]]
-) -> Array:
-    """A method's routing scores, shape (n, N); gold labels are read by the ceilings only."""
-    return gold_scores(gold, columns) if method.needs_gold else routing_scores(outputs, method.score)
+def route_test(
+    run: RunFolder, config: RunConfig, space: LabelSpace, outputs: list[TeacherOutputs], gold: NDArray[np.int64]
+) -> Routing:
+    """Route test texts by the method's chain, fitted on the pool; gold labels are read by the ceilings only.
+
+    Args:
+        run: with scores of pool and test.
+        config: the run's.
+        space: the label space.
+        outputs: each teacher's, for the test texts that are looked at.
+        gold: of these texts, indices into the union.
+    """
+    if config.method.needs_gold:
+        scores = gold_scores(gold, list(space.columns.values()))
+        return Routing(scores, hard_weights(scores))
+    pool, test = TextShards.load(run.texts("pool")), TextShards.load(run.texts("test"))
+    if pool is None or test is None:
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    shards = (load_outputs(run, "pool", list(space.columns), pool, [shard.name]) for shard in pool.shards)
+    view = neutral_view(config, run, "pool").get("view")
+    router = fit_on_pool(shards, pool.rows, view, config.method, space)
+    view = neutral_view(config, run, "test").get("view")
+    if view is None:
+        return router(outputs)
+    everything = np.concatenate([view(number) for number in range(len(test.shards))])
+    rows = np.concatenate([[text.row for text in test.read(shard)] for shard in test.shards])
+    return router(outputs, everything[np.searchsorted(rows, outputs[0].rows)])
 
 
 def student_of(run: RunFolder, config: RunConfig) -> Classifier | None:
@@ -182,12 +204,11 @@ def require_known_labels(source: str, labels: Iterable[str | None], space: Label
     return outside
 
 
-def ensemble(outputs: list[TeacherOutputs], space: LabelSpace, method: Method, scores: Array) -> Array:
+def ensemble(outputs: list[TeacherOutputs], space: LabelSpace, weights: Array) -> Array:
     """The teachers themselves as one classifier, without a student; shape (n, C).
 
-    With `vanilla-kd` this is the softmax of the concatenated logits; with other methods the routed ensemble.
+    With the weights of vanilla distillation this is the softmax of the concatenated logits.
     """
-    weights = route(scores, method)
     distributions = [softmax(one.logits) for one in outputs]
     return integrate_distributions(weights, distributions, list(space.columns.values()), len(space.labels))
 
@@ -206,15 +227,18 @@ def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[
     }
 
 
-def load_outputs(run: RunFolder, split: Split, names: list[str], texts: TextShards) -> list[TeacherOutputs]:
-    """Every teacher's outputs for the pool or the test.
+def load_outputs(
+    run: RunFolder, split: Split, names: list[str], texts: TextShards, shards: list[str] | None = None
+) -> list[TeacherOutputs]:
+    """Every teacher's outputs for the pool or the test, or for some of its shards.
 
     Raises:
         RunFolderError: some are missing.
     """
     result = []
     for name in names:
-        parts = [read_outputs(run.scores(split, name) / shard.name) for shard in texts.shards]
+        wanted = shards or [shard.name for shard in texts.shards]
+        parts = [read_outputs(run.scores(split, name) / shard) for shard in wanted]
         if any(part is None for part in parts):
             raise RunFolderError(f"{run.scores(split, name)}: scores are missing; run `muki score {run.root}` first")
         result.append(TeacherOutputs.concatenate([part[0] for part in parts if part is not None]))

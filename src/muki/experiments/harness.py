@@ -219,7 +219,7 @@ class Laboratory:
         """What the methods that share these scores need of the teachers' deterministic passes."""
         sharing = [method for method in self.methods if _passes_label(self.scorer(method)) == label]
         wanted = {what for method in sharing for what in method.keep.split("+")}
-        return "+".join(sorted(wanted - {""}))
+        return "+".join(sorted({"features", *wanted} - {""}))  # features always: methods that come later may need them
 
     def _measure(self, cell: Cell) -> Record:
         config = self.config(cell.method)

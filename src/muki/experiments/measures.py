@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from muki.config import RunConfig
 from muki.errors import RunFolderError
-from muki.evaluation.evaluate import ensemble, load_outputs, method_scores, student_of
+from muki.evaluation.evaluate import ensemble, load_outputs, route_test, student_of
 from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
 from muki.formulas import Array
 from muki.integration.stage import load_supervision
@@ -72,8 +72,7 @@ def _ensemble(run: RunFolder, config: RunConfig, space: LabelSpace, gold: NDArra
         raise RunFolderError(f"{run.texts('test')}: no test texts yet; run `muki score {run.root}` first")
     known = np.array([text.label in space.label2id for text in test])
     outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", list(space.columns), test)]
-    scores = method_scores(outputs, config.method, gold, list(space.columns.values()))
-    return ensemble(outputs, space, config.method, scores)
+    return ensemble(outputs, space, route_test(run, config, space, outputs, gold).weights)
 
 
 def correct_of(record: Mapping[str, Any]) -> NDArray[np.bool_]:

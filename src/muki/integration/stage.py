@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,20 @@ from muki.arrow import matrix, vectors
 from muki.errors import RunFolderError
 from muki.files import digests, fingerprint, read_json, replacing, unchanged, write_json
 from muki.formulas import Array, softmax
+from muki.integration.router import FIT_ROWS, Router, Routing, fit_router, needs_pool
 from muki.integration.supervision import integrate_distributions, mean_one, one_hot
 from muki.labels import LabelSpace
 from muki.methods import Method
-from muki.routing.scores import gold_scores, routing_scores
-from muki.routing.weights import hard_weights, margin, soft_weights
+from muki.routing.scores import gold_scores
+from muki.routing.weights import hard_weights, margin
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import Source, read_outputs
 
 logger = logging.getLogger(__name__)
 
-SUPERVISION_VERSION = 1
+SUPERVISION_VERSION = 2
+
+View = Callable[[int], NDArray[np.float16]]  # number of a shard -> (rows of the shard, H)
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,25 @@ class Supervision:
         return found | {f"states_{i}": states[position] for i, states in enumerate(self.states)}
 
 
-def route(scores: Array, method: Method) -> Array:
-    """Routing weights of a method, shape (n, N)."""
-    return soft_weights(scores, method.temperature) if method.integration == "soft" else hard_weights(scores)
-
-
-def instance_weights(scores: Array, predictions: NDArray[np.int64], method: Method) -> Array:
+def instance_weights(routing: Routing, predictions: NDArray[np.int64], method: Method) -> Array:
     """How much each text of the pool counts, shape (n,), mean 1."""
-    return mean_one(margin(scores, predictions) if method.reweight == "margin" else np.ones(len(scores)))
+    if method.reweight == "margin":
+        return mean_one(margin(routing.scores, predictions))
+    if method.reweight == "probability":
+        return mean_one(right_probability(routing.weights, predictions))
+    return np.ones(len(predictions))
+
+
+def right_probability(weights: Array, predictions: NDArray[np.int64]) -> Array:
+    """How likely the target's class is a right teacher's: the weight of all teachers that give it, shape (n,).
+
+    Args:
+        weights: routing weights that are probabilities, shape (n, N).
+        predictions: each teacher's top class as an index into the union, shape (n, N).
+    """
+    best = np.take_along_axis(predictions, weights.argmax(axis=-1)[:, None], axis=-1)
+    result: Array = (weights * (predictions == best)).sum(axis=-1)
+    return result
 
 
 def union_predictions(outputs: list[TeacherOutputs], space: LabelSpace) -> NDArray[np.int64]:
@@ -87,6 +103,10 @@ def supervise(
     space: LabelSpace,
     method: Method,
     folder: Path,
+    *,
+    rows: list[int],
+    view: View | None = None,
+    view_key: str = "",
     gold: list[NDArray[np.int64]] | None = None,
 ) -> str:
     """Write the supervision of all shards.
@@ -98,6 +118,9 @@ def supervise(
         space: the label space.
         method: how supervision is made.
         folder: where it goes; written whole or not at all.
+        rows: texts in each shard.
+        view: gives the neutral view of the shard with this number, for methods that refine.
+        view_key: fingerprint of the view.
         gold: of each shard, the texts' gold labels as indices into the union, negative outside it; for methods that
             are ceilings.
 
@@ -109,31 +132,32 @@ def supervise(
     """
     content = [[asdict(source) for source in own] for own in sources]
     known_gold = None if gold is None else [part.tolist() for part in gold]
-    key = fingerprint(SUPERVISION_VERSION, content, shards, asdict(space), method.model_dump(), known_gold)
+    key = fingerprint(SUPERVISION_VERSION, content, shards, asdict(space), method.model_dump(), known_gold, view_key)
     known = read_json(folder / "supervision.json")
     if known is not None and known.get("fingerprint") == key and unchanged(folder, known["files"]):
         logger.info("supervision: reusing %d texts (same scores and method)", known["rows"])
         return key
 
-    scores, predictions = [], []
-    for number, outputs in enumerate(_outputs(shards, score_folders, sources)):
-        scores.append(
-            routing_scores(outputs, method.score)
-            if gold is None
-            else gold_scores(gold[number], list(space.columns.values()))
-        )
+    shard_outputs = partial(_outputs, shards, score_folders, sources)
+    router = None if gold is not None else fit_on_pool(shard_outputs(), sum(rows), view, method, space)
+    routed, predictions = [], []
+    for number, outputs in enumerate(shard_outputs()):
+        if router is None:
+            scores = gold_scores((gold or [])[number], list(space.columns.values()))
+            routed.append(Routing(scores, hard_weights(scores)))
+        else:
+            routed.append(router(outputs, view(number) if view else None))
         predictions.append(union_predictions(outputs, space))
-    all_scores = np.concatenate(scores)
-    routing = route(all_scores, method)
+    routing = Routing(np.concatenate([one.scores for one in routed]), np.concatenate([one.weights for one in routed]))
     if gold is None:
-        weights = instance_weights(all_scores, np.concatenate(predictions), method)
+        weights = instance_weights(routing, np.concatenate(predictions), method)
     else:
-        weights = mean_one(all_scores.max(axis=-1))  # a text that belongs to nobody teaches nothing
+        weights = mean_one(routing.scores.max(axis=-1))  # a text that belongs to nobody teaches nothing
 
     with replacing(folder) as temporary:
         temporary.mkdir()
         start = 0
-        for number, outputs in enumerate(_outputs(shards, score_folders, sources)):
+        for number, outputs in enumerate(shard_outputs()):
             here = slice(start, start + len(outputs[0]))
             start = here.stop
             distributions = [softmax(one.logits) for one in outputs]
@@ -141,27 +165,56 @@ def supervise(
                 target = one_hot(gold[number], len(space.labels))
             else:
                 target = integrate_distributions(
-                    routing[here], distributions, list(space.columns.values()), len(space.labels)
+                    routing.weights[here], distributions, list(space.columns.values()), len(space.labels)
                 )
             part = Supervision(
                 rows=outputs[0].rows,
                 target=target.astype(np.float32),
                 weight=weights[here].astype(np.float32),
-                routing=routing[here].astype(np.float32),
-                scores=all_scores[here].astype(np.float32),
+                routing=routing.weights[here].astype(np.float32),
+                scores=routing.scores[here].astype(np.float32),
                 teachers=np.hstack(distributions).astype(np.float32) if method.objective == "uhc" else None,
                 states=tuple(one.states for one in outputs if one.states is not None) if method.keep else (),
             )
             _write(temporary / shards[number], part)
         summary = {
             "fingerprint": key,
-            "rows": len(all_scores),
+            "rows": len(routing.scores),
+            "findings": (router and router.findings) or {},
             "method": method.model_dump(),
             "files": digests(temporary, shards),
         }
         write_json(temporary / "supervision.json", summary)
-    logger.info("supervision: %d texts, %s", len(all_scores), method.spelled_out())
+    logger.info("supervision: %d texts, %s", len(routing.scores), method.spelled_out())
     return key
+
+
+def fit_on_pool(
+    shards: Iterable[list[TeacherOutputs]], total: int, view: View | None, method: Method, space: LabelSpace
+) -> Router:
+    """Fit a method's router on the pool, or on an even sample of a large one.
+
+    Args:
+        shards: each shard's outputs of all teachers.
+        total: texts in the pool.
+        view: neutral view of a shard by its number, where the method refines.
+        method: the method.
+        space: the label space.
+    """
+    if not needs_pool(method):
+        shards = itertools.islice(shards, 1)
+    step = max(1, -(-total // FIT_ROWS))
+    kept: list[list[TeacherOutputs]] = []
+    views = []
+    start = 0
+    for number, outputs in enumerate(shards):
+        index = np.arange(-start % step, len(outputs[0]), step)
+        start += len(outputs[0])
+        kept.append([one.take(index) for one in outputs])
+        if view is not None:
+            views.append(view(number)[index])
+    pooled = [TeacherOutputs.concatenate(list(parts)) for parts in zip(*kept, strict=True)]
+    return fit_router(method, pooled, space, np.concatenate(views) if views else None)
 
 
 def load_supervision(folder: Path) -> tuple[Supervision, str]:

@@ -1,6 +1,7 @@
 """Routing scores: how sure is a teacher about each text? One number a text, higher is surer.
 
-Each function takes one teacher's outputs and gives an array of shape (n,). They are found by name in `SCORES`.
+A score is fitted on one teacher's outputs for the pool and then reads any outputs of that teacher; most need no
+fitting. They are found by name in `SCORES`; names joined by `+` are added up after calibration.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muki.certainty import certainty
-from muki.formulas import Array, logsumexp, softmax
+from muki.formulas import Array, entropy, logsumexp, softmax
+from muki.routing.density import ClassGaussians
 from muki.teachers.outputs import TeacherOutputs
+
+Scorer = Callable[[TeacherOutputs], Array]
 
 
 def mc_entropy(outputs: TeacherOutputs) -> Array:
@@ -26,32 +30,103 @@ def deterministic_entropy(outputs: TeacherOutputs) -> Array:
     return certainty(softmax(outputs.logits))
 
 
+def mutual_information(outputs: TeacherOutputs) -> Array:
+    """Minus the mutual information of prediction and dropout mask, `−(H(p̄) − mean H(p_k))`, in nats (BALD)."""
+    result: Array = outputs.pass_entropy - entropy(outputs.mc_mean)
+    return result
+
+
 def energy(outputs: TeacherOutputs) -> Array:
     """`log Σ exp z`, unbounded; softmax over teachers at temperature 1 makes it the routing of vanilla distillation."""
     return logsumexp(outputs.logits)
 
 
+def max_logit(outputs: TeacherOutputs) -> Array:
+    """The largest logit."""
+    result: Array = outputs.logits.max(axis=-1).astype(np.float64)
+    return result
+
+
+def fit_mahalanobis(pool: TeacherOutputs) -> Scorer:
+    """Minus the squared distance of the teacher's features to its nearest class.
+
+    Class means and covariance come from the pool with the teacher's own predictions.
+    """
+    model = _own_classes(pool)
+    return lambda outputs: -model.squared_distances(_features(outputs)).min(axis=-1)
+
+
+def fit_relative_mahalanobis(pool: TeacherOutputs) -> Scorer:
+    """`mahalanobis`, less the same distance to one Gaussian for all texts: what is unusual for every class alike."""
+    model = _own_classes(pool)
+    everything = ClassGaussians.fit(_features(pool), np.ones((len(pool), 1)))
+
+    def score(outputs: TeacherOutputs) -> Array:
+        x = _features(outputs)
+        result: Array = everything.squared_distances(x)[:, 0] - model.squared_distances(x).min(axis=-1)
+        return result
+
+    return score
+
+
 @dataclass(frozen=True)
 class RoutingScore:
-    """A routing score with what it needs and where it comes from."""
+    """A routing score with what it needs and where it comes from.
 
-    function: Callable[[TeacherOutputs], Array]
-    needs_passes: bool
+    Attributes:
+        fit: from a teacher's outputs for the pool to a function of its outputs.
+        description: one line.
+        reference: its source.
+        needs_passes: it reads Monte-Carlo dropout passes.
+        needs_features: it reads the head's input.
+    """
+
+    fit: Callable[[TeacherOutputs], Scorer]
     description: str
     reference: str
+    needs_passes: bool = False
+    needs_features: bool = False
+
+
+def _pointwise(function: Scorer) -> Callable[[TeacherOutputs], Scorer]:
+    """A score that looks at one text at a time and needs no fitting."""
+    return lambda pool: function
 
 
 SCORES: dict[str, RoutingScore] = {
     "mc-entropy": RoutingScore(
-        mc_entropy, True, "1 − normalised entropy of the mean over dropout passes", "Li et al. 2022, arXiv 2210.05230"
+        _pointwise(mc_entropy), "1 − normalised entropy of the mean over dropout passes",
+        "Li et al. 2022, arXiv 2210.05230", needs_passes=True,
     ),
     "entropy": RoutingScore(
-        deterministic_entropy, False, "1 − normalised entropy of the deterministic pass", "Li et al. 2022, without MC"
+        _pointwise(deterministic_entropy), "1 − normalised entropy of the deterministic pass",
+        "Li et al. 2022, without MC",
+    ),
+    "bald": RoutingScore(
+        _pointwise(mutual_information), "minus the mutual information of prediction and dropout mask",
+        "Houlsby et al. 2011, arXiv 1112.5745", needs_passes=True,
     ),
     "energy": RoutingScore(
-        energy, False, "log-sum-exp of the logits", "Liu et al. 2020, arXiv 2010.03759; equals vanilla KD's routing"
+        _pointwise(energy), "log-sum-exp of the logits",
+        "Liu et al. 2020, arXiv 2010.03759; equals vanilla KD's routing",
     ),
-}
+    "max-logit": RoutingScore(
+        _pointwise(max_logit), "largest logit", "Hendrycks et al. 2022, arXiv 1911.11132"
+    ),
+    "mahalanobis": RoutingScore(
+        fit_mahalanobis, "minus the squared distance of the features to the nearest class",
+        "Lee et al. 2018, arXiv 1807.03888; statistics from the pool", needs_features=True,
+    ),
+    "relative-mahalanobis": RoutingScore(
+        fit_relative_mahalanobis, "mahalanobis, less the distance to one Gaussian for all texts",
+        "Ren et al. 2021, arXiv 2106.09022; statistics from the pool", needs_features=True,
+    ),
+}  # fmt: skip
+
+
+def parts_of(score: str) -> list[str]:
+    """The names in `entropy+energy`."""
+    return score.split("+")
 
 
 def gold_scores(gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> Array:
@@ -64,12 +139,38 @@ def gold_scores(gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> Ar
     return np.stack([np.isin(gold, list(own)).astype(np.float64) for own in columns], axis=-1)
 
 
-def routing_scores(outputs: list[TeacherOutputs], score: str) -> Array:
-    """One score for each text and teacher, shape (n, N), teachers in the given order.
+def fit_scores(pool: list[TeacherOutputs], name: str) -> list[Scorer]:
+    """One scorer for each teacher.
 
     Raises:
-        ValueError: the score needs dropout passes, and a text has none.
+        ValueError: the score needs dropout passes or features, and these outputs have none.
     """
-    if SCORES[score].needs_passes and any((one.passes == 0).any() for one in outputs):
-        raise ValueError(f"score '{score}' needs dropout passes, and these outputs have none")
-    return np.stack([SCORES[score].function(one) for one in outputs], axis=-1)
+    score = SCORES[name]
+    if score.needs_passes and any((one.passes == 0).any() for one in pool):
+        raise ValueError(f"score '{name}' needs dropout passes, and these outputs have none")
+    if score.needs_features and any(one.features is None for one in pool):
+        raise ValueError(f"score '{name}' needs features, and these outputs have none")
+    return [score.fit(one) for one in pool]
+
+
+def routing_scores(outputs: list[TeacherOutputs], score: str) -> Array:
+    """One score for each text and teacher, fitted on these very texts; shape (n, N), teachers in the given order."""
+    return np.stack([s(one) for s, one in zip(fit_scores(outputs, score), outputs, strict=True)], axis=-1)
+
+
+def available(outputs: list[TeacherOutputs]) -> list[str]:
+    """The scores that these outputs suffice for."""
+    passes = all((one.passes > 0).all() for one in outputs)
+    features = all(one.features is not None for one in outputs)
+    return [n for n, s in SCORES.items() if (passes or not s.needs_passes) and (features or not s.needs_features)]
+
+
+def _own_classes(pool: TeacherOutputs) -> ClassGaussians:
+    predicted = np.eye(pool.logits.shape[1])[pool.logits.argmax(axis=-1)]
+    return ClassGaussians.fit(_features(pool), predicted)
+
+
+def _features(outputs: TeacherOutputs) -> NDArray[np.float16]:
+    if outputs.features is None:
+        raise ValueError("these outputs have no features")
+    return outputs.features

@@ -1,0 +1,186 @@
+"""The router: a method's chain from teacher outputs to routing weights, fitted on the pool.
+
+scores → calibration across teachers → refinement over the pool → weights
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muki.files import fingerprint
+from muki.formulas import Array, softmax
+from muki.labels import LabelSpace
+from muki.methods import Method
+from muki.routing.calibration import normal_ranks, standardise
+from muki.routing.evidence import Evidence
+from muki.routing.refinement import FOLDS, SHARPNESS, Neighbourhood, PoolModel, refine
+from muki.routing.scores import SCORES, fit_scores, parts_of
+from muki.routing.weights import hard_weights, soft_weights
+from muki.teachers.outputs import TeacherOutputs
+
+logger = logging.getLogger(__name__)
+
+FIT_ROWS = 20_000  # statistics of a large pool come from so many of its texts
+_LONG_TAILS = ("mahalanobis", "relative-mahalanobis")
+_ROUNDS = 2  # of weighing the two judges and fitting the pool's classes anew
+
+Column = Callable[[TeacherOutputs], Array]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Routing of n texts over N teachers.
+
+    Attributes:
+        scores: how sure each teacher is, after calibration, shape (n, N).
+        weights: how much each is heard, shape (n, N), rows sum to 1.
+    """
+
+    scores: Array
+    weights: Array
+
+
+@dataclass(frozen=True)
+class Router:
+    """A fitted chain: call it with the teachers' outputs of any texts.
+
+    Attributes:
+        method: whose chain this is.
+        columns: of each teacher and each part of the score, the calibrated score function.
+        pool: classes in the neutral view; None without refinement, or where the view was not trusted.
+        evidence: how view and scores are weighed; None without refinement.
+        offsets: of the scores, shape (N,).
+        spread: the joined scores are divided by this, so that one temperature fits any number of parts.
+        union: each teacher's columns in the union.
+        findings: what a report may say about the fit.
+    """
+
+    method: Method
+    columns: list[list[Column]]
+    union: list[tuple[int, ...]]
+    offsets: Array
+    spread: float = 1.0
+    pool: PoolModel | None = None
+    evidence: Evidence | None = None
+    findings: dict[str, float] | None = None
+
+    def __call__(self, outputs: list[TeacherOutputs], view: NDArray[np.float16] | None = None) -> Routing:
+        """Route texts.
+
+        Args:
+            outputs: each teacher's, of the same texts.
+            view: of the texts, shape (n, H); needed where the method refines.
+        """
+        parts = self.parts(outputs)  # (n, N, P)
+        scores = parts.sum(axis=-1) / self.spread + self.offsets
+        if self.method.refinement == "none" or view is None:
+            return Routing(scores, route(scores, self.method))
+        if self.pool is None or self.evidence is None:
+            return Routing(scores, softmax(SHARPNESS * scores))
+        seen = self.pool.log_weights(neighbourhood(outputs, view))
+        weights = np.exp(self.evidence.log_weights(seen, parts.reshape(len(parts), -1)))
+        return Routing(scores, weights if self.method.integration == "soft" else hard_weights(weights))
+
+    def parts(self, outputs: list[TeacherOutputs]) -> Array:
+        """Calibrated scores, shape (n, N, P) for P parts."""
+        return np.stack(
+            [
+                np.stack([column(one) for column in own], axis=-1)
+                for own, one in zip(self.columns, outputs, strict=True)
+            ],
+            axis=1,
+        )
+
+
+def route(scores: Array, method: Method) -> Array:
+    """Routing weights of a method without refinement, shape (n, N)."""
+    return soft_weights(scores, method.temperature) if method.integration == "soft" else hard_weights(scores)
+
+
+def needs_pool(method: Method) -> bool:
+    """Whether a method's chain has anything to learn from the pool."""
+    features = any(SCORES[part].needs_features for part in parts_of(method.score))
+    return features or method.calibration != "none" or method.refinement != "none"
+
+
+def fit_router(
+    method: Method, outputs: list[TeacherOutputs], space: LabelSpace, view: NDArray[np.float16] | None = None
+) -> Router:
+    """Fit a method's chain on the pool, or on a sample of it.
+
+    Args:
+        method: the chain.
+        outputs: each teacher's, of the same texts.
+        space: the label space.
+        view: neutral view of the texts, shape (n, H), where the method refines.
+
+    Raises:
+        ValueError: a score needs what the outputs do not have.
+    """
+    union = list(space.columns.values())
+    names = parts_of(method.score)
+    by_part = [fit_scores(outputs, name) for name in names]
+    columns = [
+        [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(names)]
+        for i in range(len(outputs))
+    ]
+    router = Router(method, columns, union, np.zeros(len(outputs)))
+    if len(names) > 1:
+        router = replace(router, spread=max(float(router.parts(outputs).sum(axis=-1).std()), 1e-12))
+    if method.refinement == "none" or view is None:
+        return router
+    return _refined(router, outputs, view, len(space.labels))
+
+
+def neighbourhood(outputs: list[TeacherOutputs], view: NDArray[np.float16]) -> Neighbourhood:
+    """What refinement reads of some texts; the fold of a text follows from its row, in every shard alike."""
+    x = view.astype(np.float64)
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    return Neighbourhood(
+        view=x / np.maximum(length, 1e-12),
+        distributions=[softmax(one.logits) for one in outputs],
+        folds=fold_of(outputs[0].rows),
+    )
+
+
+def fold_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number in 0..FOLDS − 1 for each row id, shape (n,), as good as drawn."""
+    return np.array([int(fingerprint("fold", int(row))[:8], 16) % FOLDS for row in rows], dtype=np.int64)
+
+
+def _refined(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.float16], n_labels: int) -> Router:
+    texts = neighbourhood(outputs, view)
+    parts = router.parts(outputs)
+    scores = parts.sum(axis=-1) / router.spread
+    found = refine(texts, scores, router.union, n_labels)
+    findings = {"view_accuracy": found.view_agreement, "score_accuracy": found.start_accuracy}
+    logger.info(
+        "refinement: the view is right on about %.0f %%, the scores on about %.0f %%: %s",
+        100 * found.view_agreement, 100 * found.start_accuracy,
+        "refined" if found.model is not None else "keeping the scores, the view does not show the classes",
+    )  # fmt: skip
+    if found.model is None:
+        return replace(router, findings={**findings, "refined": 0.0})
+    pool, flat = found.model, parts.reshape(len(parts), -1)
+    for _ in range(_ROUNDS):
+        evidence = Evidence.fit(pool.log_weights(texts), flat)
+        weights = np.exp(evidence.log_weights(pool.log_weights(texts), flat))
+        pool = PoolModel.fit(texts, hard_weights(weights), router.union, n_labels)
+    return replace(
+        router, pool=pool, evidence=evidence, offsets=found.offsets,
+        findings={**findings, "refined": 1.0, "view_exponent": evidence.kappa},
+    )  # fmt: skip
+
+
+def _calibrated(method: Method, name: str, score: Column, pool: TeacherOutputs) -> Column:
+    if method.calibration == "none":
+        return score
+    first = normal_ranks(score(pool)) if name in _LONG_TAILS else None
+    values = score(pool) if first is None else first(score(pool))
+    scale = standardise(values)
+    return lambda outputs: scale(score(outputs) if first is None else first(score(outputs)))

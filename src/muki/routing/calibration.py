@@ -1,0 +1,55 @@
+"""Calibration: scores of different teachers are on different scales; here they become comparable.
+
+Each function is fitted on one teacher's scores for the pool and gives a function of its scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import norm
+
+from muki.formulas import Array, softmax
+
+Scale = Callable[[Array], Array]
+
+
+def standardise(pool: Array) -> Scale:
+    """Mean 0 and standard deviation 1 over the pool."""
+    center, spread = pool.mean(), max(float(pool.std()), 1e-12)
+    return lambda scores: (scores - center) / spread
+
+
+def normal_ranks(pool: Array) -> Scale:
+    """The pool's distribution becomes the standard normal: for scores with long tails, such as distances."""
+    known = np.sort(pool)
+    n = len(known)
+    places = norm.ppf((np.arange(n) + 0.5) / n)
+    return lambda scores: np.interp(scores, known, places)
+
+
+def match_shares(scores: ArrayLike, shares: ArrayLike, sharpness: float, rounds: int = 200) -> Array:
+    """Offsets for the teachers, shape (N,), with which the pool falls to them in the given shares.
+
+    Standardising assumes that each teacher owns a similar part of the pool; once better shares are known, this takes
+    the assumption back.
+
+    Args:
+        scores: shape (n, N).
+        shares: wanted mean of `softmax(sharpness · (scores + offsets))`, shape (N,).
+        sharpness: inverse temperature of that softmax.
+        rounds: of the fixed-point iteration.
+    """
+    s = np.asarray(scores, dtype=np.float64)
+    wanted = np.log(np.asarray(shares, dtype=np.float64) + 1e-4)
+    offsets = np.zeros(s.shape[1])
+    for _ in range(rounds):
+        found = np.log(softmax(sharpness * (s + offsets)).mean(axis=0) + 1e-4)
+        step = 0.5 * (wanted - found) / sharpness
+        offsets += step
+        if np.abs(step).max() < 1e-4:
+            break
+    result: Array = offsets - offsets.mean()
+    return result

@@ -1,0 +1,67 @@
+"""Class densities: one Gaussian for each class with a shared covariance, fitted on soft assignments.
+
+As a classifier this is linear discriminant analysis; its distances say how far a text is from everything known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import solve_triangular
+
+from muki.formulas import Array
+
+SHRINKAGE = 0.1
+
+
+@dataclass(frozen=True)
+class ClassGaussians:
+    """`N(μ_c, Σ)` for C classes in H dimensions.
+
+    Attributes:
+        means: whitened class means, shape (C, H).
+        factor: lower Cholesky factor of Σ, shape (H, H).
+        log_prior: log of each class's share, shape (C,).
+    """
+
+    means: Array
+    factor: Array
+    log_prior: Array
+
+    @classmethod
+    def fit(cls, features: ArrayLike, assignments: ArrayLike, shrinkage: float = SHRINKAGE) -> Self:
+        """Fit on soft assignments.
+
+        Args:
+            features: shape (n, H).
+            assignments: how much each text belongs to each class, shape (n, C), not negative; rows need not sum to 1.
+            shrinkage: in [0, 1], how far Σ is pulled to a multiple of the identity (Ledoit and Wolf's target). More is
+                safer: with little data a sharp covariance repeats what it was fitted on.
+        """
+        x = np.asarray(features, dtype=np.float64)
+        r = np.asarray(assignments, dtype=np.float64)
+        count = r.sum(axis=0) + 1e-9  # (C,)
+        means = (r.T @ x) / count[:, None]  # (C, H)
+        total = count.sum()
+        second = (x * r.sum(axis=1, keepdims=True)).T @ x / total
+        covariance = second - (means.T * (count / total)) @ means
+        width = covariance.shape[0]
+        scale = max(float(np.trace(covariance)) / width, 1e-12)
+        factor = np.linalg.cholesky((1 - shrinkage) * covariance + (shrinkage + 1e-6) * scale * np.eye(width))
+        whitened = solve_triangular(factor, means.T, lower=True).T
+        return cls(whitened, factor, np.log(count / total))
+
+    def squared_distances(self, features: ArrayLike) -> Array:
+        """Squared Mahalanobis distance to each class, shape (n, C)."""
+        x = solve_triangular(self.factor, np.asarray(features, dtype=np.float64).T, lower=True).T
+        d = (x**2).sum(axis=1)[:, None] - 2 * x @ self.means.T + (self.means**2).sum(axis=1)
+        result: Array = np.maximum(d, 0.0)
+        return result
+
+    def log_joint(self, features: ArrayLike) -> Array:
+        """`log π_c + log N(x; μ_c, Σ)` up to a constant for each text, shape (n, C)."""
+        result: Array = self.log_prior - 0.5 * self.squared_distances(features)
+        return result
