@@ -120,11 +120,14 @@ def test_uhc_reads_each_teachers_own_distribution(settings: Any):
 
 
 def test_weight_merge_averages_bases_and_pads_heads(settings: Any, tmp_path: Path):
-    paths = [
-        save_teacher(tmp_path / "a", "bert", ["sports", "politics"], seed=1),
-        save_teacher(tmp_path / "b", "bert", ["politics", "film"], seed=2),
-    ]
-    shutil.copy(paths[0] / "tokenizer.json", paths[1])  # training a tiny vocabulary breaks ties at random
+    paths = [save_teacher(tmp_path / "a", "bert", ["sports", "politics"], seed=1), tmp_path / "b"]
+    other = AutoModelForSequenceClassification.from_pretrained(paths[0])
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+    other.config.id2label, other.config.label2id = {0: "politics", 1: "film"}, {"politics": 0, "film": 1}
+    shutil.copytree(paths[0], paths[1])
+    other.save_pretrained(paths[1])
     result = run(settings, "weight-merge", teachers=[{"model": str(path), "max_length": 32} for path in paths])
     a, b, merged = (
         AutoModelForSequenceClassification.from_pretrained(path).state_dict() for path in (*paths, result.student)

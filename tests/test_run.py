@@ -24,6 +24,7 @@ from click.testing import Result
 from conftest import write_jsonl
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from scipy.stats import entropy
 from sklearn.metrics import f1_score
 from tiny import WORDS, save_teacher
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -363,7 +364,9 @@ def test_routing_accuracy_is_how_often_the_surest_teacher_knows_the_gold_label(
     scores = {
         "mc-entropy": [certainty(one["mc_mean"][rows]) for one in outputs],
         "entropy": [certainty(softmax(one["logits"][rows])) for one in outputs],
+        "bald": [one["pass_entropy"][rows] - entropy(one["mc_mean"][rows].astype(float), axis=1) for one in outputs],
         "energy": [np.log(np.exp(one["logits"][rows].astype(float)).sum(axis=1)) for one in outputs],
+        "max-logit": [one["logits"][rows].max(axis=1) for one in outputs],
     }
     expected = {
         name: np.mean([labels[i] in columns[best] for i, best in enumerate(np.argmax(own, axis=0))])
