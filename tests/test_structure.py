@@ -18,7 +18,7 @@ SOURCE = Path(muki.__file__).parent
 ROOMS = [
     "errors", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "progress", "labels", "texts",
     "batches", "teachers", "routing", "methods", "config", "run_folder", "engines", "integration",
-    "student", "predict", "evaluation", "finetuning", "pipeline", "api", "demo", "cli", "__main__",
+    "student", "predict", "evaluation", "report", "finetuning", "pipeline", "api", "demo", "cli", "__main__",
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_imports_go_down_the_list_only():
 
 
 def test_importing_muki_loads_neither_torch_nor_transformers_and_takes_well_under_a_second():
-    heavy = ("torch", "transformers", "pandas", "pyarrow", "numpy")
+    heavy = ("torch", "transformers", "pandas", "pyarrow", "numpy", "matplotlib")
     code = (
         "import sys, time; start = time.perf_counter(); import muki; seconds = time.perf_counter() - start; "
         f"print(seconds, [name for name in {heavy} if name in sys.modules])"

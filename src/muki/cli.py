@@ -124,6 +124,7 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
     student = folder / "student"
     typer.echo("\n" + summary(metrics))
     typer.echo(f"\nstudent: {student}\nmetrics: {folder / 'report' / 'metrics.json'}")
+    typer.echo(f"report:  {folder / 'report' / 'report.html'}")
     typer.echo(f'use it:  pipeline("text-classification", model="{student}")')
 
 
@@ -239,7 +240,7 @@ def train(run: Run) -> None:
 @app.command()
 @_guarded
 def evaluate(run: Run) -> None:
-    """One stage alone: metrics and model card of a trained student.
+    """One stage alone: metrics, report and model card of a trained student.
 
     Example: muki evaluate run
     """
@@ -321,6 +322,27 @@ def demo(
     _Run.config = output / "run" / "config.yaml"
     result = run_demo(output)
     _show(result.folder, result.metrics)
+
+
+@app.command()
+@_guarded
+def report(
+    run: Run,
+    other: Annotated[Path | None, typer.Argument(metavar="[RUN_B]", help="a second run, to set beside it")] = None,
+) -> None:
+    """The page that says what came out and whether to trust it; two runs are set side by side.
+
+    Example: muki report run
+    """
+    from muki.report.make import write_comparison, write_report
+    from muki.run_folder import RunFolder
+
+    config = _config_of(run)
+    first = RunFolder(Path(config.output))
+    if other is None:
+        return typer.echo(f"report: {write_report(first, config)}")
+    other_config = _config_of(other)
+    typer.echo(f"report: {write_comparison((first, config), (RunFolder(Path(other_config.output)), other_config))}")
 
 
 def _label_list(labels: str | None) -> list[str] | None:

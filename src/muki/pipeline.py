@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from muki.config import RunConfig, TeacherConfig
 from muki.errors import RunFolderError
-from muki.files import clear_leftovers, write_json
+from muki.files import clear_leftovers, read_json, write_json
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder, Split
 from muki.texts import Columns, TextShards, cut
@@ -82,10 +83,18 @@ def score(
         engine: who runs the pairs: `local` (this machine) or `ray` (a cluster).
         address: of the Ray cluster; None starts one on this machine.
     """
+    run = RunFolder(Path(config.output))
+    whole = part is None and not prepared  # the time of parts says nothing: other machines do the rest
+    with _timed(run, "score") if whole else nullcontext():
+        _score(config, sources or Sources(), part, prepared, engine, address)
+
+
+def _score(
+    config: RunConfig, sources: Sources, part: Part | None, prepared: bool, engine: Engine, address: str | None
+) -> None:
     from muki.engines.local import score_here, score_in_processes
     from muki.engines.work import Job, Part
 
-    sources = sources or Sources()
     run = RunFolder(Path(config.output))
     part = part or Part(int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1)))
     if not prepared:
@@ -170,14 +179,15 @@ def supervise(config: RunConfig) -> str:
 
     run, records, space = _scored(config)
     pool, settings = _pool(run), scoring_settings(config)
-    return supervise_stage(
-        [shard.name for shard in pool.shards],
-        [run.scores("pool", record.name) for record in records],
-        [[shard_source(record, shard, settings) for shard in pool.shards] for record in records],
-        space,
-        config.method,
-        run.supervision,
-    )
+    with _timed(run, "supervise"):
+        return supervise_stage(
+            [shard.name for shard in pool.shards],
+            [run.scores("pool", record.name) for record in records],
+            [[shard_source(record, shard, settings) for shard in pool.shards] for record in records],
+            space,
+            config.method,
+            run.supervision,
+        )
 
 
 def train(config: RunConfig) -> str:
@@ -187,7 +197,7 @@ def train(config: RunConfig) -> str:
 
     run, _, space = _scored(config)
     supervision, key = load_supervision(run.supervision)
-    with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext():
+    with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext(), _timed(run, "train"):
         return train_student(
             _pool(run), supervision, key, space.labels, config.student, config.training,
             folder=run.student, checkpoints=run.checkpoints, record=run.training,
@@ -196,14 +206,17 @@ def train(config: RunConfig) -> str:
 
 
 def evaluate(config: RunConfig) -> dict[str, Any]:
-    """Evaluate the student, write `metrics.json` and the model card."""
+    """Evaluate the student, write `metrics.json`, the model card and the report."""
     from muki.evaluation.card import write_card
     from muki.evaluation.evaluate import evaluate as evaluate_stage
+    from muki.report.make import write_report
 
     run, records, space = _scored(config)
-    metrics = evaluate_stage(run, config, space)
+    with _timed(run, "evaluate"):
+        metrics = evaluate_stage(run, config, space)
     write_json(run.metrics, metrics)
     write_card(run, config, space, records, metrics)
+    write_report(run, config)
     return metrics
 
 
@@ -239,6 +252,16 @@ def _factories(config: RunConfig, sources: Sources) -> dict[str, TeacherFactory]
         for teacher in config.teachers
         for name in [teacher.name or ""]
     }
+
+
+@contextmanager
+def _timed(run: RunFolder, stage: str) -> Iterator[None]:
+    """Add the time spent here to what the run's folder says about this stage; for the report."""
+    start = time.monotonic()
+    yield
+    if os.environ.get("RANK", "0") == "0":
+        times = read_json(run.times) or {}
+        write_json(run.times, {**times, stage: round(times.get(stage, 0.0) + time.monotonic() - start, 1)})
 
 
 def _scored(config: RunConfig) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:

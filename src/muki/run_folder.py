@@ -11,7 +11,7 @@ run/
 ├── training.json          how the student was trained
 ├── student/               the result: a save_pretrained folder
 ├── test/                  texts/ and scores/ of the test file
-└── report/                metrics.json
+└── report/                report.html, metrics.json, to-label.csv
 """
 
 from __future__ import annotations
@@ -78,6 +78,16 @@ class RunFolder:
     def metrics(self) -> Path:
         """The evaluation's numbers."""
         return self.root / "report" / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.root / "report" / "report.html"
+
+    @property
+    def times(self) -> Path:
+        """Seconds spent on each stage so far."""
+        return self.root / "report" / "times.json"
 
     def texts(self, split: Split) -> Path:
         """Shards of the pool or of the test file."""

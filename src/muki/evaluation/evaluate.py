@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from muki.config import RunConfig
 from muki.errors import RunFolderError, TextsError
+from muki.evaluation.answers import StudentAnswers, asked_rows
 from muki.evaluation.metrics import (
     accuracy,
     classification_metrics,
@@ -27,14 +28,12 @@ from muki.integration.stage import Supervision, load_supervision, route, union_p
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import PRESETS, Method, preset_name
-from muki.predict import Classifier
-from muki.progress import progress
 from muki.routing.scores import SCORES, routing_scores
-from muki.run_folder import RunFolder
+from muki.run_folder import RunFolder, Split
 from muki.student.data import split_holdout
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import read_outputs
-from muki.texts import Text, TextShards
+from muki.texts import TextShards
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +47,8 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
         RunFolderError: the student or the scores are not there yet.
         TextsError: no test text has a label of the union.
     """
-    if not (run.student / "config.json").exists():
-        raise RunFolderError(f"{run.student}: no student yet; run `muki train {run.root}` first")
-    classifier = Classifier.load(run.student, prefix=config.student.prefix, trust_remote_code=config.trust_remote_code)
+    student = StudentAnswers(run, config)
+    student.require()
     pool = TextShards.load(run.texts("pool"))
     if pool is None:
         raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
@@ -59,11 +57,11 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
         "format": FORMAT,
         "labels": list(space.labels),
         "method": {"name": preset_name(config.method), **config.method.model_dump()},
-        "pool": pool_metrics(run, config, space, pool, supervision, classifier),
+        "pool": pool_metrics(run, config, space, pool, supervision, student),
     }
     test = TextShards.load(run.texts("test")) if config.test else None
     if test is not None:
-        metrics |= labelled_metrics(run, config, space, test, classifier)
+        metrics |= labelled_metrics(run, config, space, test, student)
     return metrics
 
 
@@ -73,19 +71,19 @@ def pool_metrics(
     space: LabelSpace,
     pool: TextShards,
     supervision: Supervision,
-    classifier: Classifier,
+    student: StudentAnswers,
 ) -> dict[str, Any]:
     """What can be said without labels: agreement, shares, margins, passes."""
     names = list(space.columns)
-    outputs = _load_outputs(run, "pool", names, pool)
+    outputs = load_outputs(run, "pool", names, pool)
     predictions = union_predictions(outputs, space)
     best = supervision.scores.argmax(axis=-1)
     _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
     held_out: dict[str, Any] = {"n": len(holdout)}
     if len(holdout):
-        texts = _pick(pool, {int(row) for row in supervision.rows[holdout]})
-        student = _predict(classifier, texts, "student on held-out texts").argmax(axis=-1)
-        held_out["student_target_agreement"] = accuracy(student, supervision.target[holdout].argmax(axis=-1))
+        asked = asked_rows(supervision.rows, config.training.holdout, config.training.seed)
+        said = student.of("pool", pool, asked)[np.searchsorted(asked, supervision.rows[holdout])].argmax(axis=-1)
+        held_out["student_target_agreement"] = accuracy(said, supervision.target[holdout].argmax(axis=-1))
     top_two = np.sort(supervision.scores, axis=-1)[:, -2:]
     return {
         "texts": pool.rows,
@@ -104,7 +102,7 @@ def pool_metrics(
 
 
 def labelled_metrics(
-    run: RunFolder, config: RunConfig, space: LabelSpace, test: TextShards, classifier: Classifier
+    run: RunFolder, config: RunConfig, space: LabelSpace, test: TextShards, answers: StudentAnswers
 ) -> dict[str, Any]:
     """What gold labels say: the student, each teacher on its own part, the ensembles, the routing."""
     names = list(space.columns)
@@ -116,11 +114,12 @@ def labelled_metrics(
         logger.warning(
             "test: %d texts left out, their labels are outside the union: %s", sum(outside.values()), dict(outside)
         )
+    rows = np.array([text.row for text in texts])[known]
     texts = [text for text, keep in zip(texts, known, strict=True) if keep]
     gold = np.array([space.label2id[text.label or ""] for text in texts])
-    outputs = [one.take(np.flatnonzero(known)) for one in _load_outputs(run, "test", names, test)]
+    outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", names, test)]
 
-    student = _predict(classifier, texts, "student on the test texts")
+    student = answers.of("test", test, rows)
     scores = routing_scores(outputs, config.method.score)
     teachers = {name: _teacher_alone(outputs[i], columns[i], gold) for i, name in enumerate(names)}
     return {
@@ -138,6 +137,7 @@ def labelled_metrics(
         "routed_ensemble": classification_metrics(ensemble(outputs, space, config.method), gold, space.labels),
         "routing": {
             "accuracy": routing_accuracy(scores, gold, columns),
+            "by_label": _surest_by_label(scores, gold, space),
             "by_score": {
                 name: routing_accuracy(routing_scores(outputs, name), gold, columns)
                 for name, score in SCORES.items()
@@ -187,7 +187,22 @@ def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[
     }
 
 
-def _load_outputs(run: RunFolder, split: Any, names: list[str], texts: TextShards) -> list[TeacherOutputs]:
+def _surest_by_label(scores: Array, gold: NDArray[np.int64], space: LabelSpace) -> dict[str, dict[str, float]]:
+    """For each gold label that occurs, the share of its texts on which each teacher is the surest."""
+    best = scores.argmax(axis=-1)
+    return {
+        label: {name: float((best[gold == i] == teacher).mean()) for teacher, name in enumerate(space.columns)}
+        for i, label in enumerate(space.labels)
+        if (gold == i).any()
+    }
+
+
+def load_outputs(run: RunFolder, split: Split, names: list[str], texts: TextShards) -> list[TeacherOutputs]:
+    """Every teacher's outputs for all texts of a split.
+
+    Raises:
+        RunFolderError: some are missing or damaged.
+    """
     result = []
     for name in names:
         parts = [read_outputs(run.scores(split, name) / shard.name) for shard in texts.shards]
@@ -196,15 +211,3 @@ def _load_outputs(run: RunFolder, split: Any, names: list[str], texts: TextShard
         result.append(TeacherOutputs.concatenate([part[0] for part in parts if part is not None]))
     return result
 
-
-def _pick(pool: TextShards, rows: set[int]) -> list[Text]:
-    return [text for text in pool if text.row in rows]
-
-
-def _predict(classifier: Classifier, texts: list[Text], title: str) -> Array:
-    with progress(title, len(texts), "texts") as advance:
-        parts = []
-        for start in range(0, len(texts), 1024):
-            parts.append(classifier.probabilities(texts[start : start + 1024]))
-            advance(len(parts[-1]))
-    return np.concatenate(parts)

@@ -30,6 +30,7 @@ def classification_metrics(probabilities: ArrayLike, gold: NDArray[np.int64], la
         "accuracy_interval": list(accuracy_interval(predicted == gold)),
         "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
         "expected_calibration_error": expected_calibration_error(p, gold),
+        "calibration": calibration_bins(p, gold),
         "per_class": {
             label: {
                 "precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "n": int(support[i]),
@@ -62,12 +63,34 @@ def expected_calibration_error(
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
+    counts, confidence, correct = _binned(probabilities, gold, bins)
+    return float(np.abs(confidence - correct).sum() / counts.sum())
+
+
+def calibration_bins(
+    probabilities: ArrayLike, gold: NDArray[np.int64], bins: int = CALIBRATION_BINS
+) -> list[dict[str, float]]:
+    """Mean confidence, accuracy and number of texts of each bin of the top probability that holds a text."""
+    counts, confidence, correct = _binned(probabilities, gold, bins)
+    return [
+        {"confidence": float(confidence[i] / n), "accuracy": float(correct[i] / n), "n": int(n)}
+        for i, n in enumerate(counts)
+        if n
+    ]
+
+
+def _binned(
+    probabilities: ArrayLike, gold: NDArray[np.int64], bins: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Texts, summed confidence and right answers of each of the equal-width bins, each of shape (bins,)."""
     p = np.asarray(probabilities, dtype=np.float64)
     confidence, correct = p.max(axis=-1), p.argmax(axis=-1) == gold
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(which, minlength=bins)
-    gaps = np.bincount(which, confidence, bins) - np.bincount(which, correct, bins)
-    return float(np.abs(gaps).sum() / counts.sum())
+    return (
+        np.bincount(which, minlength=bins),
+        np.bincount(which, confidence, bins),
+        np.bincount(which, correct.astype(np.float64), bins),
+    )
 
 
 def routing_accuracy(scores: ArrayLike, gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> float:
