@@ -340,9 +340,11 @@ def report(
     config = _config_of(run)
     first = RunFolder(Path(config.output))
     if other is None:
-        return typer.echo(f"report: {write_report(first, config)}")
-    other_config = _config_of(other)
-    typer.echo(f"report: {write_comparison((first, config), (RunFolder(Path(other_config.output)), other_config))}")
+        page = write_report(first, config)
+    else:
+        second = _config_of(other)
+        page = write_comparison((first, config), (RunFolder(Path(second.output)), second))
+    typer.echo(f"report: {page}")
 
 
 def _label_list(labels: str | None) -> list[str] | None:

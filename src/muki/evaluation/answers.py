@@ -39,9 +39,7 @@ class StudentAnswers:
     def classifier(self) -> Classifier:
         """The loaded student."""
         student = self.config.student
-        return Classifier.load(
-            self.run.student, prefix=student.prefix, trust_remote_code=self.config.trust_remote_code
-        )
+        return Classifier.load(self.run.student, prefix=student.prefix, trust_remote_code=self.config.trust_remote_code)
 
     def require(self) -> None:
         """Raise `RunFolderError` where there is no student yet."""
@@ -66,9 +64,7 @@ class StudentAnswers:
         probabilities = predict(self.classifier, pick(texts, rows), title).astype(np.float32)
         table = pa.table({"row": pa.array(rows), "probabilities": vectors(probabilities)})
         with replacing(path) as temporary:
-            pq.write_table(
-                table.replace_schema_metadata({"muki.key": json.dumps(key)}), temporary, compression="zstd"
-            )
+            pq.write_table(table.replace_schema_metadata({"muki.key": json.dumps(key)}), temporary, compression="zstd")
         return probabilities
 
 

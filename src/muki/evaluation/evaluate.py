@@ -210,4 +210,3 @@ def load_outputs(run: RunFolder, split: Split, names: list[str], texts: TextShar
             raise RunFolderError(f"{run.scores(split, name)}: scores are missing; run `muki score {run.root}` first")
         result.append(TeacherOutputs.concatenate([part[0] for part in parts if part is not None]))
     return result
-

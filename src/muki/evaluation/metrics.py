@@ -87,9 +87,9 @@ def _binned(
     confidence, correct = p.max(axis=-1), p.argmax(axis=-1) == gold
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     return (
-        np.bincount(which, minlength=bins),
-        np.bincount(which, confidence, bins),
-        np.bincount(which, correct.astype(np.float64), bins),
+        np.bincount(which, minlength=bins).astype(np.int64),
+        np.bincount(which, confidence, bins).astype(np.float64),
+        np.bincount(which, correct, bins).astype(np.float64),
     )
 
 

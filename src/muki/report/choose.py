@@ -129,13 +129,12 @@ def worth_labelling(
     )
     answer = np.full(len(target), -1)
     answer[asked] = says
+    dissents = [(int(a), int(t)) for a, t in zip(answer, target.argmax(axis=-1), strict=True)]
     queues = {
         "contested": _in_turn(_best_first(contested, found.strength), sides),
-        "student against target": _in_turn(
-            _best_first(own[dissent > 0], dissent), [(int(a), int(t)) for a, t in zip(answer, target.argmax(-1), strict=True)]
-        ),
+        "student against target": _in_turn(_best_first(own[dissent > 0], dissent), dissents),
         "foreign": _best_first(strange, foreign),
-    }  # fmt: skip
+    }
     kinds = {"contested": set(contested.tolist()), "foreign": set(strange.tolist())}
     kinds["student against target"] = set(own[dissent > 0].tolist())
     picks: list[Pick] = []

@@ -22,6 +22,11 @@ from muki.report.tables import to_label_csv
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_LABELS_IN_TABLE = 20
+_CLASSIFIERS = (
+    ("student", "student", "accent"),
+    ("teachers together, routed", "routed_ensemble", "muted"),
+    ("teachers together, concatenated logits", "ensemble", "muted"),
+)
 _WATTS = 65  # of a desktop processor under load; a rough figure, and the page says so
 
 PALETTE = {
@@ -123,10 +128,7 @@ def comparison(facts: Facts) -> list[dict[str, Any]]:
     """Rows of the table that sets the student beside its teachers."""
     m = facts.metrics
     rows = []
-    for name, key in (
-        ("student", "student"), ("teachers together, routed", "routed_ensemble"),
-        ("teachers together, concatenated logits", "ensemble"),
-    ):  # fmt: skip
+    for name, key, _ in _CLASSIFIERS:
         one = m[key]
         low, high = one["accuracy_interval"]
         rows.append({"name": name, "cells": [
@@ -155,7 +157,8 @@ def made_of(facts: Facts) -> list[tuple[str, str]]:
         hours = sum(facts.times.values()) / 3600
         made.append(("energy", f"about {hours * _WATTS:.2g} Wh, if the machine draws {_WATTS} W"))
     versions = [f"{name} {_version(name)}" for name in ("torch", "transformers")]
-    made.append(("page made with", f"muki {muki.__version__}, {', '.join(versions)}, Python {platform.python_version()}"))
+    versions = [f"muki {muki.__version__}", *versions, f"Python {platform.python_version()}"]
+    made.append(("page made with", ", ".join(versions)))
     return made
 
 
@@ -170,14 +173,13 @@ def _plots(facts: Facts, colours: dict[str, str]) -> dict[str, str]:
     seen, m = facts.evidence, facts.metrics
     winner = seen.routing.argmax(axis=-1)
     top = np.sort(seen.certainty, axis=-1)[:, -2:]
+    margins = top[:, 1] - top[:, 0]
     drawn = {
         "certainties": plots.certainties(
             [(name, seen.certainty[:, i], winner == i, colours[name]) for i, name in enumerate(seen.names)],
             "Histogram of each teacher's certainty",
         ),
-        "margins": plots.histogram(
-            top[:, 1] - top[:, 0], float(np.median(top[:, 1] - top[:, 0])), "median", "margin, %", "Histogram of margins"
-        ),
+        "margins": plots.histogram(margins, float(np.median(margins)), "median", "margin, %", "Histogram of margins"),
     }
     if facts.training.get("losses"):
         series = [("on training texts", facts.training["losses"], "muted", False)]
@@ -187,10 +189,8 @@ def _plots(facts: Facts, colours: dict[str, str]) -> dict[str, str]:
     if not facts.has_test:
         return drawn
     rows: list[tuple[str, float, tuple[float, float] | None, str]] = [
-        (name, m[key]["accuracy"], tuple(m[key]["accuracy_interval"]), colour)
-        for name, key, colour in (("student", "student", "accent"), ("teachers together, routed", "routed_ensemble", "muted"),
-                                  ("teachers together, concatenated logits", "ensemble", "muted"))
-    ]  # fmt: skip
+        (name, m[key]["accuracy"], tuple(m[key]["accuracy_interval"]), colour) for name, key, colour in _CLASSIFIERS
+    ]
     for name, own in m["student"]["per_teacher_part"].items():
         rows.append((f"{name} on its own labels", m["teachers"][name]["accuracy"], None, colours[name]))
         rows.append((f"student on the labels of {name}", own["accuracy"], None, "accent"))

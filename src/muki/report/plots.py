@@ -39,7 +39,9 @@ def intervals(rows: Sequence[tuple[str, float, tuple[float, float] | None, str]]
         for place, (name, value, interval, colour) in enumerate(rows):
             y = len(rows) - place
             if interval:
-                axes.plot(interval, [y, y], color=_STANDS_FOR[colour], linewidth=2.2, solid_capstyle="round", alpha=0.45)
+                axes.plot(
+                    interval, [y, y], color=_STANDS_FOR[colour], linewidth=2.2, solid_capstyle="round", alpha=0.45
+                )
             axes.plot([value], [y], "o", color=_STANDS_FOR[colour], markersize=6)
             axes.text(0.0, y + 0.3, _short(name, 44), ha="left", va="center", fontsize=_FONT - 0.5)
             axes.text(
@@ -73,7 +75,7 @@ def calibration(series: Sequence[tuple[str, list[dict[str, float]], str]], title
 
 
 def certainties(columns: Sequence[tuple[str, ArrayLike, NDArray[np.bool_], str]], title: str) -> str:
-    """Histograms of certainty, one row for each teacher: all texts in pale, those it is heard most on in full colour."""
+    """Histograms of certainty, one row for each teacher: pale all texts, full those on which it is heard most."""
     edges = np.linspace(0, 1, 41)
     with _figure(0.85 * len(columns) + 0.55, rows=len(columns)) as (figure, many):
         for axes, (name, values, wins, colour) in zip(np.atleast_1d(many), columns, strict=True):
@@ -140,7 +142,7 @@ def _figure(height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
     from matplotlib.figure import Figure
 
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the reader's browser has the glyphs
-    style = {
+    style: Any = {
         "svg.fonttype": "none", "text.parse_math": False, "font.size": _FONT, "axes.labelsize": _FONT - 0.5,
         "xtick.labelsize": _FONT - 0.5, "ytick.labelsize": _FONT - 0.5, "legend.fontsize": _FONT - 0.5,
         "text.color": _STANDS_FOR["ink"], "axes.labelcolor": _STANDS_FOR["muted"], "axes.linewidth": 0.7,

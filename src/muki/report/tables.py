@@ -16,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def to_label_csv(texts: Sequence[TextFacts]) -> str:
-    """One line a text with an empty `label` to be filled in; with a mark of byte order, so that spreadsheets read UTF-8."""
+    """One line a text, with an empty `label` to be filled in; a byte order mark tells spreadsheets that it is UTF-8."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(COLUMNS)

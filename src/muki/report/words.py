@@ -12,6 +12,7 @@ Tone = Literal["good", "plain", "warn"]
 _FEW = 10  # test texts of a class below which its figures say little
 _MISSED = 0.5
 _OVERSURE = 0.1
+_WELL_ROUTED = 0.8
 
 
 @dataclass(frozen=True)
@@ -40,62 +41,55 @@ def listed(names: list[str], most: int = 4) -> str:
 
 
 def verdict(facts: Facts) -> str:
-    """The page's first sentence."""
-    n = len(facts.space.labels)
-    made = f"One classifier over {n} labels, taught by {count(len(facts.records), 'teacher')} on "
-    made += f"{count(facts.metrics['pool']['texts'], 'unlabelled text')}."
+    """The page's first sentences."""
+    made = (
+        f"One classifier over {count(len(facts.space.labels), 'label')}, taught by "
+        f"{count(len(facts.records), 'teacher')} on {count(facts.metrics['pool']['texts'], 'unlabelled text')}."
+    )
     if not facts.has_test:
         return f"{made} Nobody has told it the right answers yet, so its accuracy is unknown."
-    low, high = facts.metrics["student"]["accuracy_interval"]
+    student, n = facts.metrics["student"], facts.metrics["test"]["texts"]
+    low, high = student["accuracy_interval"]
     return (
-        f"{made} It is right on {percent(facts.metrics['student']['accuracy'])} of "
-        f"{count(facts.metrics['test']['texts'], 'test text')} (between {percent(low)} and {percent(high)}, 95 % interval)."
+        f"{made} It is right on {percent(student['accuracy'])} of {count(n, 'test text')} "
+        f"(95 % interval {percent(low)} to {percent(high)})."
     )
 
 
 def trust(facts: Facts) -> list[Remark]:
     """What can be said about the student's quality, good and bad."""
-    return _with_labels(facts) if facts.has_test else _without_labels(facts)
+    if not facts.has_test:
+        return _without_labels(facts)
+    return [_against_teachers(facts), *_weak_classes(facts), *_calibration(facts), _routing(facts), *_left_out(facts)]
 
 
-def _with_labels(facts: Facts) -> list[Remark]:
+def conflicts(facts: Facts) -> list[Remark]:
+    """Introduces the table of conflicting classes."""
+    remarks = [_contested(facts)]
+    if facts.pairs:
+        (one, says), (other, contradicts) = facts.pairs[0].first, facts.pairs[0].second
+        times = count(facts.pairs[0].texts, "text")
+        remarks.append(Remark("plain", f"Most often {one} says “{says}” where {other} says “{contradicts}” ({times})."))
+    return [*remarks, _foreign(facts)]
+
+
+# --- with gold labels --------------------------------------------------------------------------------------------
+
+
+def _against_teachers(facts: Facts) -> Remark:
     m = facts.metrics
-    student, both = m["student"], max(m["ensemble"]["accuracy"], m["routed_ensemble"]["accuracy"])
-    gap = student["accuracy"] - both
+    student, best = m["student"], max(m["ensemble"]["accuracy"], m["routed_ensemble"]["accuracy"])
+    points = 100 * abs(student["accuracy"] - best)
     low, high = student["accuracy_interval"]
-    remarks = []
-    if low > both:
-        remarks.append(
-            Remark("good", f"The student beats its teachers running together by {100 * gap:.1f} points, and is one model.")
+    if low > best:
+        return Remark("good", f"The student beats all its teachers running together by {points:.1f} points.")
+    if high < best:
+        return Remark(
+            "warn",
+            f"The teachers running together are {points:.1f} points better than the student; more unlabelled texts, "
+            "more epochs or a larger student may close the gap.",
         )
-    elif high < both:
-        remarks.append(
-            Remark("warn", f"The teachers running together are {-100 * gap:.1f} points better than the student; more "
-                   "unlabelled texts, more epochs or a larger student may close the gap.")
-        )  # fmt: skip
-    else:
-        remarks.append(Remark("plain", "The student is as good as its teachers running together, within the interval."))
-    remarks += _weak_classes(facts)
-    over = _overconfidence(student["calibration"]) if "calibration" in student else 0.0
-    if over > _OVERSURE:
-        remarks.append(
-            Remark("warn", f"It is surer than it should be: its confidence is {100 * over:.0f} points above its accuracy.")
-        )
-    routing = m["routing"]["accuracy"]
-    remarks.append(
-        Remark(
-            "plain" if routing >= 0.8 else "warn",
-            f"On {percent(routing)} of the test texts the surest teacher is one that knows the right label"
-            + ("." if routing >= 0.8 else "; on the others the student was mostly taught a wrong label."),
-        )
-    )
-    left_out = sum(m["test"]["left_out"].values())
-    if left_out:
-        names = [f"“{label}”" for label in m["test"]["left_out"]]
-        remarks.append(
-            Remark("warn", f"{count(left_out, 'test text')} left out: no teacher knows the label {listed(names)}.")
-        )
-    return remarks
+    return Remark("plain", "The student is as good as all its teachers running together, within the interval.")
 
 
 def _weak_classes(facts: Facts) -> list[Remark]:
@@ -107,18 +101,44 @@ def _weak_classes(facts: Facts) -> list[Remark]:
         for label, one in missed[:3]
     ]
     if len(missed) > 3:
-        remarks.append(Remark("warn", f"{len(missed) - 3} more labels are missed on most of their texts; see the table."))
+        remarks.append(Remark("warn", f"{count(len(missed) - 3, 'more label')} mostly missed; see the table."))
     few = [f"“{label}”" for label, one in per_class.items() if one["n"] < _FEW]
     if few:
-        remarks.append(
-            Remark("plain", f"Fewer than {_FEW} test texts of {listed(few)}: figures for {'it' if len(few) == 1 else 'them'} say little.")
-        )  # fmt: skip
+        remarks.append(Remark("plain", f"Fewer than {_FEW} test texts of {listed(few)}: too few to judge."))
     return remarks
 
 
-def _overconfidence(bins: list[dict[str, float]]) -> float:
-    total = sum(one["n"] for one in bins)
-    return sum(one["n"] * (one["confidence"] - one["accuracy"]) for one in bins) / total
+def _calibration(facts: Facts) -> list[Remark]:
+    bins = facts.metrics["student"].get("calibration")
+    if not bins:
+        return []
+    over = sum(one["n"] * (one["confidence"] - one["accuracy"]) for one in bins) / sum(one["n"] for one in bins)
+    if abs(over) <= _OVERSURE:
+        return []
+    how, where = ("surer", "above") if over > 0 else ("less sure", "below")
+    said = f"It is {how} than it should be: its confidence is {100 * abs(over):.0f} points {where} its accuracy."
+    return [Remark("warn", said)]
+
+
+def _routing(facts: Facts) -> Remark:
+    share = facts.metrics["routing"]["accuracy"]
+    said = f"On {percent(share)} of the test texts the surest teacher is one that knows the right label"
+    if share >= _WELL_ROUTED:
+        return Remark("plain", f"{said}.")
+    return Remark("warn", f"{said}; texts like the others mostly taught the student a wrong label.")
+
+
+def _left_out(facts: Facts) -> list[Remark]:
+    left_out = facts.metrics["test"]["left_out"]
+    if not left_out:
+        return []
+    names = listed([f"“{label}”" for label in left_out])
+    return [
+        Remark("warn", f"{count(sum(left_out.values()), 'test text')} left out: no teacher knows the label {names}.")
+    ]
+
+
+# --- without ------------------------------------------------------------------------------------------------------
 
 
 def _without_labels(facts: Facts) -> list[Remark]:
@@ -130,35 +150,20 @@ def _without_labels(facts: Facts) -> list[Remark]:
     if agreement is not None:
         tone: Tone = "good" if agreement >= 0.9 else "plain" if agreement >= 0.75 else "warn"
         remarks.append(
-            Remark(tone, f"It learned its lesson: on {percent(agreement)} of {held_out['n']:,} held-out texts it gives the "
-                   "label that the teachers' combined word gives. This measures how well it learned from them, not "
-                   "whether they are right.")
-        )  # fmt: skip
-    remarks.append(_contested(facts))
-    if facts.foreign:
-        remarks.append(_foreign(facts))
-    return remarks
+            Remark(
+                tone,
+                f"On {percent(agreement)} of {count(held_out['n'], 'held-out text')} it gives the label that its "
+                "teachers' combined word gives. This says how well it learned from them, not whether they are right.",
+            )
+        )
+    return [*remarks, _contested(facts), _foreign(facts)]
 
 
 def _contested(facts: Facts) -> Remark:
-    share = facts.contested
-    tone: Tone = "warn" if share > 0.5 else "plain"
-    return Remark(tone, f"On {percent(share)} of the texts two teachers contradict each other with similar certainty.")
+    tone: Tone = "warn" if facts.contested > 0.5 else "plain"
+    return Remark(tone, f"On {percent(facts.contested)} of the texts two equally sure teachers contradict each other.")
 
 
 def _foreign(facts: Facts) -> Remark:
     tone: Tone = "warn" if facts.foreign > 0.1 else "plain"
-    return Remark(tone, f"On {percent(facts.foreign)} of the texts no teacher is sure; some may belong to none of the labels.")
-
-
-def conflicts(facts: Facts) -> list[Remark]:
-    """Introduces the table of conflicting classes."""
-    remarks = [_contested(facts)]
-    if facts.pairs:
-        top = facts.pairs[0]
-        remarks.append(
-            Remark("plain", f"Most often {top.first[0]} says “{top.first[1]}” where {top.second[0]} says “{top.second[1]}” "
-                   f"({count(top.texts, 'text')}).")
-        )  # fmt: skip
-    remarks.append(_foreign(facts))
-    return remarks
+    return Remark(tone, f"On {percent(facts.foreign)} of the texts no teacher is sure; some may belong to no label.")
