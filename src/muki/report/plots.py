@@ -43,7 +43,7 @@ def intervals(rows: Sequence[tuple[str, float, tuple[float, float] | None, str]]
                     interval, [y, y], color=_STANDS_FOR[colour], linewidth=2.2, solid_capstyle="round", alpha=0.45
                 )
             axes.plot([value], [y], "o", color=_STANDS_FOR[colour], markersize=6)
-            axes.text(0.0, y + 0.3, _short(name, 44), ha="left", va="center", fontsize=_FONT - 0.5)
+            axes.text(0.012, y + 0.3, _short(name, 44), ha="left", va="center", fontsize=_FONT - 0.5)
             axes.text(
                 1.02, y, f"{100 * value:.1f}", ha="left", va="center", transform=axes.get_yaxis_transform(),
                 fontsize=_FONT, color=_STANDS_FOR["ink"],
