@@ -18,7 +18,9 @@ SOURCE = Path(muki.__file__).parent
 ROOMS = [
     "errors", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "progress", "labels", "texts",
     "batches", "teachers", "routing", "methods", "config", "run_folder", "engines", "integration",
-    "student", "predict", "evaluation", "report", "finetuning", "pipeline", "api", "demo", "cli", "__main__",
+    "student", "predict", "evaluation", "report", "finetuning", "pipeline", "explain", "inspection",
+    "publishing", "api", "demo", "cli_base", "cli_look",
+    "cli", "__main__",
 ]  # fmt: skip
 
 
@@ -67,7 +69,8 @@ def commands() -> list[str]:
 
 def test_the_commands_are_those_documented():
     assert commands() == [
-        "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "demo",
+        "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "demo", "report",
+        "explain",
     ]  # fmt: skip
 
 

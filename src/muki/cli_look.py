@@ -1,0 +1,59 @@
+"""Commands to look: before a run at what it would be made of, after it at what came out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from muki.cli_base import Run, config_of, guarded
+from muki.errors import ConfigError
+
+
+@guarded
+def report(
+    run: Run,
+    other: Annotated[Path | None, typer.Argument(metavar="[RUN_B]", help="a second run, to set beside it")] = None,
+) -> None:
+    """The page that says what came out and whether to trust it; two runs are set side by side.
+
+    Example: muki report run
+    """
+    from muki.report.make import write_comparison, write_report
+    from muki.run_folder import RunFolder
+
+    config = config_of(run)
+    first = RunFolder(Path(config.output))
+    if other is None:
+        page = write_report(first, config)
+    else:
+        second = config_of(other)
+        page = write_comparison((first, config), (RunFolder(Path(second.output)), second))
+    typer.echo(f"report: {page}")
+
+
+@guarded
+def explain(
+    run: Run,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="one text")] = None,
+    texts: Annotated[str | None, typer.Option(help="texts in any form that integrate takes")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON Lines in the place of tables")] = False,
+) -> None:
+    """Why a text gets its label: each teacher's word, who is heard, target and student, and a sentence.
+
+    Example: muki explain run "the parcel never came"
+    """
+    from muki.explain import explain as explain_texts, rendered
+    from muki.texts import Columns, Text, read
+
+    if (text is None) == (texts is None):
+        raise ConfigError('muki explain: give one text in quotes, or --texts FILE; e.g. muki explain run "a text"')
+    config = config_of(run)
+    asked = [Text(0, text)] if text is not None else list(read(texts or "", Columns(text=config.texts.text)))
+    for one in explain_texts(config, asked):
+        typer.echo(json.dumps(one.as_json(), ensure_ascii=False) if as_json else rendered(one) + "\n")
+
+
+COMMANDS = (report, explain)
