@@ -74,7 +74,11 @@ def test_a_click_on_a_head_sorts_the_table_and_says_so(browser: Any, run: Path):
     page = Opened(browser, run / "report" / "report.html").page
     table = page.locator("#trust table.sortable").first
     head = table.locator("th", has_text="F1")
-    values = lambda: [float(v) for v in table.locator("tbody td:nth-child(4)").evaluate_all("c => c.map(x => x.dataset.v)")]  # noqa: E731  # fmt: skip
+
+    def values() -> list[float]:
+        cells = table.locator("tbody td:nth-child(4)")
+        return [float(value) for value in cells.evaluate_all("all => all.map(cell => cell.dataset.v)")]
+
     before = values()
     head.locator("button").click()
     assert values() == sorted(before, reverse=True)

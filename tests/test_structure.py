@@ -69,8 +69,8 @@ def commands() -> list[str]:
 
 def test_the_commands_are_those_documented():
     assert commands() == [
-        "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "demo", "report",
-        "explain",
+        "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "demo", "inspect",
+        "report", "explain",
     ]  # fmt: skip
 
 

@@ -56,4 +56,43 @@ def explain(
         typer.echo(json.dumps(one.as_json(), ensure_ascii=False) if as_json else rendered(one) + "\n")
 
 
-COMMANDS = (report, explain)
+@guarded
+def inspect(
+    paths: Annotated[list[str], typer.Argument(metavar="RUN", help="YAML file; with --init two or more teachers")],
+    init: Annotated[bool, typer.Option("--init", help="write a commented run file for these teachers")] = False,
+    texts: Annotated[str | None, typer.Option(help="with --init: unlabelled texts in any form")] = None,
+    text_column: Annotated[str, typer.Option(help="with --init: column of the text")] = "text",
+    output: Annotated[Path, typer.Option("--output", "-o", help="with --init: the run file")] = Path("run.yaml"),
+    as_json: Annotated[bool, typer.Option("--json", help="JSON in the place of tables")] = False,
+) -> None:
+    """Before time is spent: teachers, labels, texts, a scored sample, what is wrong, and what the run would cost.
+
+    Example: muki inspect run.yaml
+
+    A run file to start from: `muki inspect --init teachers/a teachers/b --texts pool.jsonl`.
+    """
+    if init:
+        return _init(paths, texts, text_column, output)
+    if len(paths) != 1:
+        raise ConfigError(f"muki inspect: one run file is expected, found {len(paths)}; for teachers add --init")
+    from muki.inspection.look import inspect as look
+    from muki.inspection.render import rendered
+
+    seen = look(config_of(Path(paths[0])))
+    typer.echo(json.dumps(seen.as_json(), ensure_ascii=False, indent=2) if as_json else rendered(seen))
+    return None
+
+
+def _init(models: list[str], texts: str | None, text_column: str, output: Path) -> None:
+    from muki.files import write_text
+    from muki.inspection.start import run_file
+
+    if texts is None:
+        raise ConfigError("muki inspect --init: give the unlabelled texts with --texts FILE")
+    if output.exists():
+        raise ConfigError(f"muki inspect --init: '{output}' is there already; choose another with --output")
+    write_text(output, run_file(models, texts, text_column))
+    typer.echo(f"run file: {output}; look at it, then: muki inspect {output}")
+
+
+COMMANDS = (inspect, report, explain)

@@ -56,11 +56,15 @@ def intervals(rows: Sequence[tuple[str, float, tuple[float, float] | None, str]]
 
 
 def calibration(series: Sequence[tuple[str, list[dict[str, float]], str]], title: str) -> str:
-    """Accuracy against confidence by bin, dots as large as their share of the texts; the diagonal is perfect."""
+    """Accuracy against confidence by bin, dots as large as their share of the texts; the diagonal is perfect.
+
+    Bins with hardly a text are left out.
+    """
     with _figure(3.4) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=_STANDS_FOR["muted"], linewidth=0.8, dashes=(3, 3))
         for name, bins, colour in series:
             total = sum(one["n"] for one in bins)
+            bins = [one for one in bins if one["n"] >= max(5, total / 200)]  # a few texts only make a jagged line
             x, y = [one["confidence"] for one in bins], [one["accuracy"] for one in bins]
             axes.plot(x, y, color=_STANDS_FOR[colour], linewidth=1.4, alpha=0.7)
             axes.scatter(
@@ -143,7 +147,8 @@ def _figure(height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
 
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the reader's browser has the glyphs
     style: Any = {
-        "svg.fonttype": "none", "text.parse_math": False, "font.size": _FONT, "axes.labelsize": _FONT - 0.5,
+        "svg.fonttype": "none", "svg.hashsalt": "muki", "text.parse_math": False, "font.size": _FONT,
+        "axes.labelsize": _FONT - 0.5,
         "xtick.labelsize": _FONT - 0.5, "ytick.labelsize": _FONT - 0.5, "legend.fontsize": _FONT - 0.5,
         "text.color": _STANDS_FOR["ink"], "axes.labelcolor": _STANDS_FOR["muted"], "axes.linewidth": 0.7,
         "axes.edgecolor": _STANDS_FOR["muted"], "xtick.color": _STANDS_FOR["muted"],

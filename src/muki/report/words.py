@@ -161,7 +161,9 @@ def _without_labels(facts: Facts) -> list[Remark]:
 
 def _contested(facts: Facts) -> Remark:
     tone: Tone = "warn" if facts.contested > 0.5 else "plain"
-    return Remark(tone, f"On {percent(facts.contested)} of the texts two equally sure teachers contradict each other.")
+    return Remark(
+        tone, f"On {percent(facts.contested)} of the texts two teachers, about equally sure, contradict each other."
+    )
 
 
 def _foreign(facts: Facts) -> Remark:
