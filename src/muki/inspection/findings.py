@@ -69,7 +69,7 @@ def vocabulary(who: str, unknown: float, pieces: float, languages: Mapping[str, 
         pieces: tokens per character (a byte-level vocabulary knows no unknown tokens, but falls apart into bytes).
         languages: of the texts.
     """
-    mostly = next(iter(languages), "unknown")
+    mostly = next(iter(languages), "unclear")
     if unknown > _UNKNOWN:
         said = f"{_percent(unknown)} of the tokens are unknown to its vocabulary (the texts look mostly {mostly})"
     elif pieces > _PIECES_PER_CHARACTER:

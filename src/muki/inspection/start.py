@@ -15,7 +15,7 @@ from muki.teachers.checks import require_folder_if_path
 from muki.teachers.provenance import provenance
 from muki.texts import Columns, read
 
-_STEPS = (32, 64, 128, 256, 512)
+_STEPS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> str:

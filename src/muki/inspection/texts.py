@@ -23,9 +23,10 @@ _COMMON = {
     "French": "le la les et des est une que pour dans pas qui sur au du avec ce vous je",
     "Spanish": "el los las y que es una por para con no se del en lo como mi está su",
     "Italian": "il che di è non per una sono con del della gli ho mi alla come questo più",
-    "Portuguese": "o os que não é uma para com do da em um se por mais você está meu",
+    "Portuguese": "o os que não é uma para do da em um se por mais você está meu",
     "Dutch": "de het een en van is niet ik dat op te voor met zijn aan er maar heb",
 }
+_SHORT = 8
 _COMMON_WORDS = {language: frozenset(words.split()) for language, words in _COMMON.items()}
 
 
@@ -85,7 +86,10 @@ def languages(texts: Sequence[Text]) -> dict[str, float]:
 
 
 def guess_language(text: str) -> str:
-    """One text's language: a guess good enough to notice a wrong vocabulary, not more. `unknown` for too little."""
+    """One text's language: a guess good enough to notice a wrong vocabulary, not more.
+
+    In a text of more than a few words, one common word proves nothing: many are words of several languages.
+    """
     letters = [c for c in text[:500] if c.isalpha()]
     scripts = Counter(
         _SCRIPTS.get(unicodedata.name(c, "").split(" ")[0].split("-")[0], "Latin") if ord(c) > 0x2AF else "Latin"
@@ -98,4 +102,4 @@ def guess_language(text: str) -> str:
     words = re.findall(r"[^\W\d_]+", text[:500].casefold())
     hits = {language: sum(word in common for word in words) for language, common in _COMMON_WORDS.items()}
     best = max(hits, key=lambda language: hits[language])
-    return best if hits[best] else "unknown"
+    return best if hits[best] > (len(words) > _SHORT) else "unclear"
