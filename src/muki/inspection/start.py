@@ -87,7 +87,7 @@ def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int) 
 
 def _merging(labels: dict[str, list[str]]) -> list[str]:
     """Comments that point out labels that look like one class."""
-    return [f"{one.text}: {one.remedy}" for one in alike_labels(labels)]
+    return [f"{one.text}; {one.remedy}" for one in alike_labels(labels)]
 
 
 def _rounded(tokens: int) -> int:
