@@ -319,7 +319,7 @@ def facts(accuracy: float, ensemble: float, routing: float = 0.9, **student: Any
                **student}  # fmt: skip
     metrics = {"student": student, "ensemble": {"accuracy": ensemble}, "routed_ensemble": {"accuracy": 0.1},
                "routing": {"accuracy": routing}, "test": {"left_out": {}, "texts": 103, "source": "t"}}  # fmt: skip
-    return SimpleNamespace(has_test=True, metrics=metrics, name="run")
+    return SimpleNamespace(has_test=True, metrics=metrics, name="run", labelled=None)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def commands() -> list[str]:
 def test_the_commands_are_those_documented():
     assert commands() == [
         "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "demo", "inspect",
-        "report", "explain",
+        "report", "explain", "push", "export",
     ]  # fmt: skip
 
 

@@ -170,7 +170,10 @@ def train(run: Run) -> None:
 
 @app.command()
 @guarded
-def evaluate(run: Run) -> None:
+def evaluate(
+    run: Run,
+    labels: Annotated[str | None, typer.Option(help="to-label.csv of the report, with labels filled in")] = None,
+) -> None:
     """One stage alone: metrics, report and model card of a trained student.
 
     Example: muki evaluate run
@@ -178,6 +181,11 @@ def evaluate(run: Run) -> None:
     from muki import pipeline
 
     config = config_of(run)
+    if labels is not None:
+        from muki.evaluation.labelled import labelled_summary
+
+        typer.echo(labelled_summary(pipeline.evaluate_labelled(config, labels)))
+        return
     _show(Path(config.output), pipeline.evaluate(config))
 
 

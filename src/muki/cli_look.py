@@ -95,4 +95,49 @@ def _init(models: list[str], texts: str | None, text_column: str, output: Path) 
     typer.echo(f"run file: {output}; look at it, then: muki inspect {output}")
 
 
-COMMANDS = (inspect, report, explain)
+@guarded
+def push(
+    run: Run,
+    repo: Annotated[str, typer.Option(help="name or owner/name on the Hub; made where it is not there yet")],
+    public: Annotated[bool, typer.Option("--public", help="a new repository can be seen by everyone")] = False,
+    report: Annotated[bool, typer.Option(help="upload the report too, which quotes texts of the pool")] = True,
+) -> None:
+    """Upload student, card and report to the Hub, with the token that `hf auth login` keeps.
+
+    Example: muki push run --repo my-team/help-desk
+    """
+    from muki.publishing.hub import push as push_run
+    from muki.run_folder import RunFolder
+
+    pushed = push_run(RunFolder(Path(config_of(run).output)), repo, public=public, report=report)
+    typer.echo(f"{pushed.url}: {len(pushed.files)} files")
+    if any(name.startswith("report/") for name in pushed.files):
+        typer.echo("the report quotes texts of the pool; leave it out with --no-report")
+
+
+@guarded
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder")],
+    format_: Annotated[str, typer.Option("--format", help="onnx")] = "onnx",
+) -> None:
+    """The student in another format, with a check that it gives the same answers.
+
+    Example: muki export run --format onnx -o student-onnx
+    """
+    from muki.publishing.onnx import export_onnx, sample_texts
+    from muki.run_folder import RunFolder
+    from muki.texts import TextShards
+
+    if format_ != "onnx":
+        raise ConfigError(f"--format {format_}: unknown; known: onnx")
+    if output.exists():
+        raise ConfigError(f"muki export: '{output}' is there already; choose another with --output")
+    folder = RunFolder(Path(config_of(run).output))
+    pool = TextShards.load(folder.texts("pool"))
+    texts = sample_texts(pool.read(pool.shards[0])) if pool else ["a short text", "another, somewhat longer text"]
+    difference = export_onnx(folder.student, output, texts)
+    typer.echo(f"{output / 'model.onnx'}: logits within {difference:.1e} of the student's on {len(texts)} texts")
+
+
+COMMANDS = (inspect, report, explain, push, export)

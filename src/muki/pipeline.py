@@ -220,6 +220,18 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
     return metrics
 
 
+def evaluate_labelled(config: RunConfig, path: str) -> dict[str, Any]:
+    """What labels that a person has filled in say of student and teachers; the report then says it too."""
+    from muki.evaluation.labelled import evaluate_labelled as evaluate_stage
+    from muki.report.make import write_report
+
+    run, _, space = _scored(config)
+    metrics = evaluate_stage(run, config, space, path)
+    write_json(run.labelled, metrics)
+    write_report(run, config)
+    return metrics
+
+
 # --- helpers -----------------------------------------------------------------------------------------------------
 
 

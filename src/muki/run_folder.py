@@ -85,6 +85,11 @@ class RunFolder:
         return self.root / "report" / "report.html"
 
     @property
+    def labelled(self) -> Path:
+        """What labels that a person has filled in say."""
+        return self.root / "report" / "labelled.json"
+
+    @property
     def times(self) -> Path:
         """Seconds spent on each stage so far."""
         return self.root / "report" / "times.json"

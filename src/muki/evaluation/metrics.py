@@ -29,6 +29,7 @@ def classification_metrics(probabilities: ArrayLike, gold: NDArray[np.int64], la
         "accuracy": accuracy(predicted, gold),
         "accuracy_interval": list(accuracy_interval(predicted == gold)),
         "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
+        "macro_f1_interval": list(macro_f1_interval(confusion_matrix(gold, predicted, labels=indices))),
         "expected_calibration_error": expected_calibration_error(p, gold),
         "calibration": calibration_bins(p, gold),
         "per_class": {
@@ -53,6 +54,28 @@ def accuracy_interval(correct: ArrayLike, resamples: int = 1000, seed: int = 0) 
     # A resample's mean only depends on how often a correct text is drawn.
     means = rng.binomial(len(c), c.mean(), resamples) / len(c)
     low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def macro_f1_interval(confusion: NDArray[np.int64], resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of macro-F1, by resampling texts.
+
+    Args:
+        confusion: rows gold, columns predicted, shape (C, C). A resample only changes its counts.
+        resamples: how many are drawn.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    cells = np.flatnonzero(confusion)
+    shares = confusion.reshape(-1)[cells] / confusion.sum()
+    gold, predicted = np.divmod(cells, len(confusion))
+    values = []
+    for counts in rng.multinomial(int(confusion.sum()), shares, resamples):
+        support, answers = (np.bincount(which, counts, len(confusion)) for which in (gold, predicted))
+        right = np.bincount(gold[gold == predicted], counts[gold == predicted], len(confusion))
+        there = support + answers > 0
+        values.append(float((2 * right[there] / (support + answers)[there]).mean()))
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from muki.teachers.provenance import licence_warnings
+
 _ALIKE = 0.88
 _TRUNCATED = 0.1
 _UNKNOWN = 0.05
@@ -15,7 +17,6 @@ _PIECES_PER_CHARACTER = 1.3
 _DUPLICATES = 0.2
 _FEW_TEXTS = 500
 _ONE_SIDED = 0.02
-_NARROW = r"(^|[-, ])(nc|nd|sa|gpl|agpl|lgpl|other|llama\w*|gemma|\w*openrail\w*)(-|,|$|\d)"
 _YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
 
 
@@ -115,23 +116,9 @@ def sample(shares: Mapping[str, float], foreign: float) -> list[Finding]:
 
 
 def licences(found: Mapping[str, str | None]) -> list[Finding]:
-    """Licences of the models that may not fit together, by teacher (and the student's start)."""
-    known = {name: licence for name, licence in found.items() if licence}
-    narrow = [name for name, licence in known.items() if _restricts(licence)]
-    if narrow:
-        terms = ", ".join(f"{name} {known[name]}" for name in narrow)
-        return [
-            Finding("warning", "licences", f"some restrict what may be done with a student ({terms})",
-                    "read them before the student is used or passed on")
-        ]  # fmt: skip
-    return []
-
-
-def _restricts(licence: str) -> bool:
-    """Non-commercial, share-alike, copyleft, no derivatives, or terms of its own."""
-    return bool(
-        re.search(r"(^|-)(nc|nd|sa|gpl|agpl|lgpl|other|llama\w*|gemma|openrail\w*)(-|$|\d)", licence.casefold())
-    )
+    """Licences of the models that may not fit together, by model."""
+    remedy = "read them before the student is used or passed on"
+    return [Finding("warning", "licences", said, remedy) for said in licence_warnings(found)]
 
 
 def _alike(a: str, b: str) -> bool:

@@ -93,6 +93,7 @@ class Facts:
     Attributes:
         metrics: the content of `metrics.json`.
         training: of `training.json`; `times`: seconds by stage, as far as they were recorded.
+        labelled: of `labelled.json`, if labels were filled in for this very supervision.
         contested, foreign: shares of the pool.
         by_label: for each label (gold with a test file, else the target's), each teacher's share; see `by_label_of`.
         evidence: the arrays, for plots.
@@ -105,6 +106,7 @@ class Facts:
     metrics: dict[str, Any]
     training: dict[str, Any]
     times: dict[str, float]
+    labelled: dict[str, Any] | None
     student: StudentFacts
     contested: float
     foreign: float
@@ -150,6 +152,7 @@ def collect(run: RunFolder, config: RunConfig) -> Facts:
         metrics=metrics,
         training=read_json(run.training) or {},
         times=read_json(run.times) or {},
+        labelled=_labelled(run),
         student=_student(run, config),
         contested=float(found.contested.mean()),
         foreign=float((seen.foreign >= FOREIGN).mean()),
@@ -239,6 +242,12 @@ def _confusions(run: RunFolder, config: RunConfig, space: LabelSpace) -> list[Co
         of = int((gold == g).sum())
         result.append(Confusion(space.labels[g], space.labels[s], count, of, texts[worst], float(sure[worst])))
     return result
+
+
+def _labelled(run: RunFolder) -> dict[str, Any] | None:
+    content = read_json(run.labelled)
+    current = (read_json(run.supervision / "supervision.json") or {}).get("fingerprint")
+    return content if content is not None and content.get("supervision") == current else None
 
 
 def _student(run: RunFolder, config: RunConfig) -> StudentFacts:

@@ -59,8 +59,15 @@ def verdict(facts: Facts) -> str:
 def trust(facts: Facts) -> list[Remark]:
     """What can be said about the student's quality, good and bad."""
     if not facts.has_test:
-        return _without_labels(facts)
-    return [_against_teachers(facts), *_weak_classes(facts), *_calibration(facts), _routing(facts), *_left_out(facts)]
+        return [*_without_labels(facts), *_labelled(facts)]
+    return [
+        *_labelled(facts),
+        _against_teachers(facts),
+        *_weak_classes(facts),
+        *_calibration(facts),
+        _routing(facts),
+        *_left_out(facts),
+    ]
 
 
 def conflicts(facts: Facts) -> list[Remark]:
@@ -135,6 +142,18 @@ def _left_out(facts: Facts) -> list[Remark]:
     names = listed([f"“{label}”" for label in left_out])
     return [
         Remark("warn", f"{count(sum(left_out.values()), 'test text')} left out: no teacher knows the label {names}.")
+    ]
+
+
+def _labelled(facts: Facts) -> list[Remark]:
+    """What a person's own labels say."""
+    if facts.labelled is None:
+        return []
+    n, student = facts.labelled["texts"], facts.labelled["student"]["accuracy"]
+    target = facts.labelled["target"]["accuracy"]
+    said = f"Of {count(n, 'text')} labelled by hand the student gets {round(student * n)} right"
+    return [
+        Remark("plain", f"{said}, its training targets {round(target * n)}. Hand-picked hard texts are no fair sample.")
     ]
 
 

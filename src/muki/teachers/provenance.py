@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+_OWN_TERMS = r"(^|[-, ])(sa|gpl|agpl|lgpl)(-|,|$|\d)"  # works made from it go under the same licence
+_NARROW = r"(^|[-, ])(nc|nd|sa|gpl|agpl|lgpl|other|llama\w*|gemma|\w*openrail\w*)(-|,|$|\d)"
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,25 @@ def provenance(source: str, revision: str | None = None) -> Provenance:
         licence=", ".join(str(one) for one in licences if one) or None,
         base_models=tuple(str(base) for base in ([bases] if isinstance(bases, str) else bases)),
     )
+
+
+def licence_warnings(licences: Mapping[str, str | None]) -> list[str]:
+    """What to read before a student is passed on, by model; None is a licence that is not known.
+
+    A rule of thumb on the licences' names, no legal advice.
+    """
+    known = {name: licence.casefold() for name, licence in licences.items() if licence}
+    same_terms = {name: licence for name, licence in known.items() if re.search(_OWN_TERMS, licence)}
+    narrow = {name: licence for name, licence in known.items() if re.search(_NARROW, licence)}
+    warnings = []
+    if len(set(same_terms.values())) > 1:
+        warnings.append(
+            f"they do not fit together: {_named(same_terms)} each want what is made from them under their own terms"
+        )
+    elif narrow:
+        warnings.append(f"some restrict what may be done with a student: {_named(narrow)}")
+    return warnings
+
+
+def _named(licences: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({licence})" for name, licence in licences.items())
