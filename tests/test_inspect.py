@@ -173,8 +173,8 @@ def test_licences_that_restrict_are_named(licence: str):
 def test_two_licences_that_both_want_their_own_terms_do_not_fit():
     (found,) = findings.licences({"a": "gpl-3.0", "b": "cc-by-sa-4.0", "c": "mit"})
     assert str(found) == (
-        "licences: they do not fit together: a (gpl-3.0), b (cc-by-sa-4.0) each want what is made from them under their "
-        "own terms; read them before the student is used or passed on"
+        "licences: they do not fit together: a (gpl-3.0), b (cc-by-sa-4.0) each want what is made from them under "
+        "their own terms; read them before the student is used or passed on"
     )
 
 

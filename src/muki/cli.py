@@ -180,7 +180,7 @@ def evaluate(
     """
     from muki import pipeline
 
-    config = config_of(run)
+    config = config_of(run, only_looks=labels is not None)
     if labels is not None:
         from muki.evaluation.labelled import labelled_summary
 

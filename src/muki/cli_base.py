@@ -69,8 +69,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
-def config_of(run: Path, overrides: list[str] | None = None) -> Any:
-    """The config of a run folder or YAML file."""
+def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool = False) -> Any:
+    """The config of a run folder or YAML file; a command that only looks has nothing to continue."""
     from muki.config import load_config
     from muki.run_folder import RunFolder
 
@@ -79,5 +79,5 @@ def config_of(run: Path, overrides: list[str] | None = None) -> Any:
     if file.name == "config.yaml" and RunFolder(file.parent).is_run:
         config.output = str(file.parent)  # a run's own file: the run is wherever its folder was moved to
     config = config.absolute()
-    CurrentRun.config = Path(config.output) / "config.yaml"
+    CurrentRun.config = None if only_looks else Path(config.output) / "config.yaml"
     return config

@@ -24,12 +24,12 @@ def report(
     from muki.report.make import write_comparison, write_report
     from muki.run_folder import RunFolder
 
-    config = config_of(run)
+    config = config_of(run, only_looks=True)
     first = RunFolder(Path(config.output))
     if other is None:
         page = write_report(first, config)
     else:
-        second = config_of(other)
+        second = config_of(other, only_looks=True)
         page = write_comparison((first, config), (RunFolder(Path(second.output)), second))
     typer.echo(f"report: {page}")
 
@@ -50,7 +50,7 @@ def explain(
 
     if (text is None) == (texts is None):
         raise ConfigError('muki explain: give one text in quotes, or --texts FILE; e.g. muki explain run "a text"')
-    config = config_of(run)
+    config = config_of(run, only_looks=True)
     asked = [Text(0, text)] if text is not None else list(read(texts or "", Columns(text=config.texts.text)))
     for one in explain_texts(config, asked):
         typer.echo(json.dumps(one.as_json(), ensure_ascii=False) if as_json else rendered(one) + "\n")
@@ -78,7 +78,7 @@ def inspect(
     from muki.inspection.look import inspect as look
     from muki.inspection.render import rendered
 
-    seen = look(config_of(Path(paths[0])))
+    seen = look(config_of(Path(paths[0]), only_looks=True))
     typer.echo(json.dumps(seen.as_json(), ensure_ascii=False, indent=2) if as_json else rendered(seen))
     return None
 
@@ -109,7 +109,7 @@ def push(
     from muki.publishing.hub import push as push_run
     from muki.run_folder import RunFolder
 
-    pushed = push_run(RunFolder(Path(config_of(run).output)), repo, public=public, report=report)
+    pushed = push_run(RunFolder(Path(config_of(run, only_looks=True).output)), repo, public=public, report=report)
     typer.echo(f"{pushed.url}: {len(pushed.files)} files")
     if any(name.startswith("report/") for name in pushed.files):
         typer.echo("the report quotes texts of the pool; leave it out with --no-report")
@@ -133,7 +133,7 @@ def export(
         raise ConfigError(f"--format {format_}: unknown; known: onnx")
     if output.exists():
         raise ConfigError(f"muki export: '{output}' is there already; choose another with --output")
-    folder = RunFolder(Path(config_of(run).output))
+    folder = RunFolder(Path(config_of(run, only_looks=True).output))
     pool = TextShards.load(folder.texts("pool"))
     texts = sample_texts(pool.read(pool.shards[0])) if pool else ["a short text", "another, somewhat longer text"]
     difference = export_onnx(folder.student, output, texts)

@@ -51,11 +51,11 @@ def export_onnx(student: Path, output: Path, texts: Sequence[str]) -> float:
     if not (student / "config.json").exists():
         raise RunFolderError(f"{student}: no student yet; run `muki train {student.parent}` first")
     classifier = Classifier.load(student)
-    model: Any = classifier.model.to("cpu").float().eval()
+    model: Any = torch.nn.Module.float(classifier.model.cpu()).eval()
     batches = [_encode(classifier, list(texts[:2])), *(_encode(classifier, [text]) for text in texts)]
     with replacing(output) as temporary:
         temporary.mkdir()
-        _write(model, batches[0], temporary / "model.onnx")
+        _write(model, batches[0], classifier.max_length, temporary / "model.onnx")
         for name in _COMPANIONS:
             if (student / name).exists():
                 shutil.copy2(student / name, temporary / name)
@@ -81,11 +81,11 @@ class _LogitsOnly(torch.nn.Module):
         return logits
 
 
-def _write(model: Any, batch: dict[str, torch.Tensor], path: Path) -> None:
+def _write(model: Any, batch: dict[str, torch.Tensor], max_length: int, path: Path) -> None:
     names = list(batch)
     axes = {
         0: torch.export.Dim("batch"),
-        1: torch.export.Dim("tokens", max=model.config.max_position_embeddings or 512),
+        1: torch.export.Dim("tokens", max=max_length),
     }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.inference_mode():
