@@ -92,7 +92,7 @@ def test_labelled_texts_without_row_numbers_are_found_by_their_text(run: Path, t
     ("rows", "message"),
     [
         ([{"row": 0, "text": "=1+1 the match", "label": ""}],
-         "no label is filled in (1 lines); write them into column 'label'"),
+         "no label is filled in (1 lines); write one in the column 'label'"),
         ([{"row": 0, "text": "=1+1 the match", "label": "sprots"}],
          "none is a label of the run; found 'sprots'; did you mean 'sports'?; known are sports, politics, business, "
          "technology, health, film"),

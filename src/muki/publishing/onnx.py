@@ -51,7 +51,8 @@ def export_onnx(student: Path, output: Path, texts: Sequence[str]) -> float:
     if not (student / "config.json").exists():
         raise RunFolderError(f"{student}: no student yet; run `muki train {student.parent}` first")
     classifier = Classifier.load(student)
-    model: Any = torch.nn.Module.float(classifier.model.cpu()).eval()
+    loaded: Any = classifier.model
+    model = loaded.cpu().float().eval()
     batches = [_encode(classifier, list(texts[:2])), *(_encode(classifier, [text]) for text in texts)]
     with replacing(output) as temporary:
         temporary.mkdir()
