@@ -52,6 +52,11 @@ def cut(text: str, most: int = 400) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
+def _percent(value: float, digits: int = 1) -> str:
+    """As in sentences, but kept on one line."""
+    return words.percent(value, digits).replace(" ", "\u00a0")
+
+
 @cache
 def environment() -> Environment:
     """Templates with everything escaped unless a template says otherwise, which it only does for our own parts."""
@@ -59,7 +64,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    env.filters |= {"percent": words.percent, "clean": clean, "cut": cut}
+    env.filters |= {"percent": _percent, "clean": clean, "cut": cut}
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     env.globals |= {
