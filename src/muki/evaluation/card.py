@@ -63,7 +63,8 @@ def _settings(config: RunConfig) -> str:
         (content["texts"], "path"),
         *([(content["test"], "path")] if "test" in content else []),
     ]:
-        section[key] = _public_name(section[key])
+        given = section[key]
+        section[key] = section.get("name", f"{key}/to/these") if given == IN_MEMORY else _public_name(given)
     content["method"] = config.method.model_dump(mode="json")
     return str(yaml.safe_dump({**content, "output": "run"}, sort_keys=False, allow_unicode=True, width=100)).rstrip()
 
