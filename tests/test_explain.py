@@ -64,10 +64,10 @@ def test_an_explanation_on_a_terminal():
     assert rendered(one) == (
         "“late again”   (row 7 of the pool)\n"
         "\n"
-        "teacher  certainty  ± passes  heard                       says\n"
+        "teacher  certainty  ± passes  heard  says\n"
         "--------------------------------------------------------------\n"
         "orders        83 %       3 %   91 %  delivery 80 %, other 20 %\n"
-        "tech          37 %       3 %    9 %     login 80 %, other 20 %\n"
+        "tech          37 %       3 %    9 %  login 80 %, other 20 %\n"
         "\n"
         "target:  delivery 75 %, login 10 %\n"
         "weight:  1.40 of an average text\n"

@@ -76,12 +76,19 @@ class Page(HTMLParser):
         return " ".join(" ".join(data for _, data in self.text).split())
 
 
-def make_run(folder: Path, teachers: list[Path], encoder: Path, texts: list[str], test: list[dict[str, str]]) -> Path:
+def make_run(
+    folder: Path,
+    teachers: list[Path],
+    encoder: Path,
+    texts: list[str],
+    test: list[dict[str, str]],
+    method: Any = None,
+) -> Path:
     content: dict[str, Any] = {
         "teachers": [{"model": str(path), "max_length": 32} for path in teachers],
         "student": {"model": str(encoder), "max_length": 32},
         "texts": {"path": str(write_jsonl(folder / "pool.jsonl", [{"text": text} for text in texts]))},
-        "method": {"passes": 2},
+        "method": method or {"passes": 2},
         "training": {"epochs": 1, "batch_size": 8},
         "output": str(folder / "run"),
     }
@@ -171,6 +178,28 @@ def test_nothing_is_fetched_and_the_page_is_small(run: Path, page: Page):
 
 def test_no_path_of_this_machine_is_on_the_page(run: Path):
     assert str(run.parent) not in (run / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_many_labels_make_a_picture_in_the_place_of_a_table(run: Path, monkeypatch: pytest.MonkeyPatch):
+    from muki.config import load_config
+    from muki.report import page as page_module
+    from muki.report.facts import collect
+    from muki.run_folder import RunFolder
+
+    monkeypatch.setattr(page_module, "_MOST_LABELS_IN_TABLE", 3)
+    page = Page(page_module.render(collect(RunFolder(run), load_config(run / "config.yaml"))))
+    assert ("svg", "aria-label", "Confusion matrix") in page.attributes
+    pictures = [str(value) for tag, key, value in page.attributes if tag == "image" and key == "xlink:href"]
+    assert [picture[:22] for picture in pictures] == ["data:image/png;base64,"]
+
+
+def test_three_teachers_that_share_a_label_and_a_hard_method(tmp_path: Path, encoder: Path, pool_texts: list[str]):
+    own = {"one": ["sports", "film"], "two": ["sports", "health"], "three": ["politics", "business"]}
+    teachers = [save_teacher(tmp_path / name, "bert", labels, seed=i) for i, (name, labels) in enumerate(own.items())]
+    run = make_run(tmp_path, teachers, encoder, pool_texts, [], method="muki-hard")
+    page = Page((run / "report" / "report.html").read_text(encoding="utf-8"))
+    assert "One classifier over 5 labels, taught by 3 teachers" in page.words
+    assert "sports one two" in page.words
 
 
 # --- the texts to label ----------------------------------------------------------------------------------------------

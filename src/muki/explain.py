@@ -202,10 +202,12 @@ def sentence(voices: Sequence[Voice], target: str, weight: float, student: tuple
 
 def rendered(one: Explanation) -> str:
     """An explanation for a terminal."""
-    rows = [("teacher", "certainty", "± passes", "heard", "says")]
+    width = max(len(_listed(voice.top)) for voice in one.voices)  # what they say reads from the left
+    rows = [("teacher", "certainty", "± passes", "heard", "says".ljust(width))]
     for voice in one.voices:
         spread = "–" if voice.spread is None else f"{100 * voice.spread:.0f} %"
-        rows.append((voice.teacher, _percent(voice.certainty), spread, _percent(voice.weight), _listed(voice.top)))
+        says = _listed(voice.top).ljust(width)
+        rows.append((voice.teacher, _percent(voice.certainty), spread, _percent(voice.weight), says))
     where = "" if one.row is None else f"   (row {one.row} of the pool)"
     lines = [f"“{one.text}”{where}", "", table(rows), "", f"target:  {_listed(one.target)}"]
     lines.append(f"weight:  {one.weight:.2f} of an average text")
