@@ -55,6 +55,11 @@ class Result:
         """The `save_pretrained` folder."""
         return self.folder / "student"
 
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return RunFolder(self.folder).report
+
 
 def run_all(config: RunConfig, sources: Sources | None = None) -> Result:
     """From teachers and texts to an evaluated student; finished stages are not repeated."""
