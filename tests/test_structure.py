@@ -18,7 +18,8 @@ SOURCE = Path(muki.__file__).parent
 ROOMS = [
     "errors", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "progress", "labels", "texts",
     "batches", "teachers", "routing", "methods", "validation", "config", "run_folder", "engines", "view", "integration",
-    "student", "predict", "evaluation", "finetuning", "pipeline", "experiments", "api", "demo", "cli", "__main__",
+    "student", "predict", "evaluation", "report", "finetuning", "pipeline", "explain", "inspection", "publishing",
+    "experiments", "api", "demo", "cli_base", "cli_look", "cli", "__main__",
 ]  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def test_imports_go_down_the_list_only():
 
 
 def test_importing_muki_loads_neither_torch_nor_transformers_and_takes_well_under_a_second():
-    heavy = ("torch", "transformers", "pandas", "pyarrow", "numpy")
+    heavy = ("torch", "transformers", "pandas", "pyarrow", "numpy", "matplotlib")
     code = (
         "import sys, time; start = time.perf_counter(); import muki; seconds = time.perf_counter() - start; "
         f"print(seconds, [name for name in {heavy} if name in sys.modules])"
@@ -68,6 +69,7 @@ def commands() -> list[str]:
 def test_the_commands_are_those_documented():
     assert commands() == [
         "integrate", "run", "score", "supervise", "train", "evaluate", "predict", "finetune", "compare", "demo",
+        "inspect", "report", "explain", "push", "export",
     ]  # fmt: skip
 
 

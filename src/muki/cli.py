@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import logging
-import re
-import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from muki.errors import ConfigError, MukiError, OutputTakenError
+from muki import cli_look
+from muki.cli_base import CurrentRun as _Run, Run, config_of, guarded
+from muki.errors import ConfigError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,11 +21,7 @@ app = typer.Typer(
 )
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="change a setting, e.g. training.epochs=2")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or its YAML file")]
 RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a checkpoint")]
-
-# What safetensors and torch say, which raise errors of their own.
-_DISK_FULL = re.compile(r"os error 28|No space left|File too large|PytorchStreamWriter failed writing", re.IGNORECASE)
 
 
 def main() -> None:
@@ -56,68 +49,6 @@ def _options(
     logger.propagate = False
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what goes wrong into one clear message and an exit code; say how to go on."""
-
-    @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        _quiet_libraries()
-        try:
-            command(*args, **kwargs)
-        except MukiError as error:
-            _fail(str(error), 2, resumable=not isinstance(error, OutputTakenError))
-        except KeyboardInterrupt:
-            _fail("stopped", 130)
-        except OSError as error:
-            what = error.filename or "the output"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                _fail(f"disk full: {what} cannot be written; free some space", 2)
-            _fail(f"{what}: {error.strerror or error}", 2)
-        except Exception as error:
-            if not _DISK_FULL.search(str(error)):
-                raise
-            _fail(f"disk full: the output cannot be written ({str(error).splitlines()[0]}); free some space", 2)
-
-    return guarded
-
-
-class _Run:
-    """The run that the command works on, once it is known; for the line that says how to go on."""
-
-    config: Path | None = None
-
-
-def _fail(message: str, code: int, resumable: bool = True) -> NoReturn:
-    logging.getLogger("muki").debug("", exc_info=True)
-    typer.echo(f"muki: {message}", err=True)
-    if _Run.config is not None and _Run.config.exists() and resumable:
-        typer.echo(f"What is done stays. To continue: muki run {shlex.quote(str(_Run.config))}", err=True)
-    raise typer.Exit(code)
-
-
-def _quiet_libraries() -> None:
-    """Transformers prints loading bars and reports that say nothing here; only the command line silences them."""
-    import os
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-
-def _config_of(run: Path, overrides: list[str] | None = None) -> Any:
-    """The config of a run folder or YAML file."""
-    from muki.config import load_config
-    from muki.run_folder import RunFolder
-
-    file = run / "config.yaml" if run.is_dir() else run
-    config = load_config(file, overrides or [])
-    if file.name == "config.yaml" and RunFolder(file.parent).is_run:
-        config.output = str(file.parent)  # a run's own file: the run is wherever its folder was moved to
-    config = config.absolute()
-    _Run.config = Path(config.output) / "config.yaml"
-    return config
-
-
 def _show(folder: Path, metrics: dict[str, Any]) -> None:
     from muki.evaluation.table import summary
 
@@ -129,11 +60,12 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
         )
         return
     typer.echo(f"\nstudent: {student}\nmetrics: {folder / 'report' / 'metrics.json'}")
+    typer.echo(f"report:  {folder / 'report' / 'report.html'}")
     typer.echo(f'use it:  pipeline("text-classification", model="{student}")')
 
 
 @app.command()
-@_guarded
+@guarded
 def integrate(
     teacher: Annotated[list[str], typer.Option("--teacher", "-t", help="folder or Hub id; give two or more")],
     student: Annotated[str, typer.Option(help="folder or Hub id the student starts from")],
@@ -170,7 +102,7 @@ def integrate(
 
 
 @app.command()
-@_guarded
+@guarded
 def run(
     run_file: Annotated[Path, typer.Argument(metavar="RUN", help="YAML file, or a run folder to continue")],
     set_: Set = [],  # noqa: B006
@@ -179,7 +111,7 @@ def run(
 
     Example: muki run run.yaml --set training.epochs=2
     """
-    _run(_config_of(run_file, set_))
+    _run(config_of(run_file, set_))
 
 
 def _run(config: Any) -> None:
@@ -191,7 +123,7 @@ def _run(config: Any) -> None:
 
 
 @app.command()
-@_guarded
+@guarded
 def score(
     run: Run,
     processes: Annotated[int | None, typer.Option(min=1, help="share the work among processes on this machine")] = None,
@@ -210,7 +142,7 @@ def score(
     from muki import pipeline
     from muki.engines.work import Part
 
-    config = _config_of(run, [f"scoring.processes={processes}"] if processes else [])
+    config = config_of(run, [f"scoring.processes={processes}"] if processes else [])
     if engine not in get_args(pipeline.Engine):
         raise ConfigError(f"--engine {engine}: unknown; known: {', '.join(get_args(pipeline.Engine))}")
     part = Part.parse(shard_of) if shard_of else None
@@ -218,7 +150,7 @@ def score(
 
 
 @app.command()
-@_guarded
+@guarded
 def supervise(run: Run) -> None:
     """One stage alone: targets and weights from the scores.
 
@@ -226,11 +158,11 @@ def supervise(run: Run) -> None:
     """
     from muki import pipeline
 
-    pipeline.supervise(_config_of(run))
+    pipeline.supervise(config_of(run))
 
 
 @app.command()
-@_guarded
+@guarded
 def train(run: Run) -> None:
     """One stage alone: the student learns the supervision; continues from a checkpoint.
 
@@ -238,24 +170,32 @@ def train(run: Run) -> None:
     """
     from muki import pipeline
 
-    pipeline.train(_config_of(run))
+    pipeline.train(config_of(run))
 
 
 @app.command()
-@_guarded
-def evaluate(run: Run) -> None:
-    """One stage alone: metrics and model card of a trained student.
+@guarded
+def evaluate(
+    run: Run,
+    labels: Annotated[str | None, typer.Option(help="to-label.csv of the report, with labels filled in")] = None,
+) -> None:
+    """One stage alone: metrics, report and model card of a trained student.
 
     Example: muki evaluate run
     """
     from muki import pipeline
 
-    config = _config_of(run)
+    config = config_of(run, only_looks=labels is not None)
+    if labels is not None:
+        from muki.evaluation.labelled import labelled_summary
+
+        typer.echo(labelled_summary(pipeline.evaluate_labelled(config, labels)))
+        return
     _show(Path(config.output), pipeline.evaluate(config))
 
 
 @app.command()
-@_guarded
+@guarded
 def predict(
     model: Annotated[str, typer.Argument(help="save_pretrained folder or Hub id")],
     texts: Annotated[str, typer.Option(help="texts in any form that integrate takes")],
@@ -282,7 +222,7 @@ def predict(
 
 
 @app.command()
-@_guarded
+@guarded
 def finetune(
     base: Annotated[str, typer.Option(help="folder or Hub id of an encoder")],
     texts: Annotated[str, typer.Option(help="labelled texts in any form that integrate takes")],
@@ -314,7 +254,7 @@ def finetune(
 
 
 @app.command()
-@_guarded
+@guarded
 def compare(
     grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="data sets, settings, methods, seeds")],
     part: Annotated[str | None, typer.Option(metavar="I/N", help="only this part of the groups")] = None,
@@ -333,7 +273,7 @@ def compare(
 
 
 @app.command()
-@_guarded
+@guarded
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for teachers and run")] = Path("muki-demo"),
 ) -> None:
@@ -357,3 +297,7 @@ def _label_list(labels: str | None) -> list[str] | None:
             raise ConfigError(f"--labels {labels}: no such file; give a,b,c or @file with one label a line")
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return [label.strip() for label in labels.split(",") if label.strip()]
+
+
+for _command in cli_look.COMMANDS:
+    app.command()(_command)

@@ -95,7 +95,7 @@ def rename(teacher: str, labels: Sequence[str], aliases: Mapping[str, str]) -> t
             f"({', '.join(labels)}); the left side must be a name the teacher's config has"
         )
     renamed = tuple(str(aliases.get(label, label)).strip() for label in labels)
-    generic = [label for label in renamed if _GENERIC.match(label)]
+    generic = [label for label in renamed if is_generic(label)]
     if generic:
         lines = "\n".join(f"        {label}: <name>" for label in generic)
         raise LabelError(
@@ -104,6 +104,11 @@ def rename(teacher: str, labels: Sequence[str], aliases: Mapping[str, str]) -> t
         )
     check_distinct(teacher, renamed)
     return renamed
+
+
+def is_generic(label: str) -> bool:
+    """Whether a name says nothing: `LABEL_0`."""
+    return bool(_GENERIC.match(label))
 
 
 def label_names(model: Any) -> list[str]:

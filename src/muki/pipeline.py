@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from muki.config import RunConfig, TeacherConfig
 from muki.errors import RunFolderError
-from muki.files import clear_leftovers, write_json
+from muki.files import clear_leftovers, read_json, write_json
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder, Split
 from muki.texts import Columns, Shard, TextShards, cut
@@ -57,6 +58,11 @@ class Result:
         """The `save_pretrained` folder."""
         return self.folder / "student"
 
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return RunFolder(self.folder).report
+
 
 def run_all(config: RunConfig, sources: Sources | None = None) -> Result:
     """From teachers and texts to an evaluated student; finished stages are not repeated."""
@@ -85,10 +91,18 @@ def score(
         engine: who runs the pairs: `local` (this machine) or `ray` (a cluster).
         address: of the Ray cluster; None starts one on this machine.
     """
+    run = RunFolder(Path(config.output))
+    whole = part is None and not prepared  # the time of parts says nothing: other machines do the rest
+    with _timed(run, "score") if whole else nullcontext():
+        _score(config, sources or Sources(), part, prepared, engine, address)
+
+
+def _score(
+    config: RunConfig, sources: Sources, part: Part | None, prepared: bool, engine: Engine, address: str | None
+) -> None:
     from muki.engines.local import score_here, score_in_processes
     from muki.engines.work import Job, Part
 
-    sources = sources or Sources()
     run = RunFolder(Path(config.output))
     part = part or Part(int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1)))
     if not prepared:
@@ -180,17 +194,18 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
     run, records, space = _scored(config, run)
     pool, settings = _pool(run), scoring_settings(config)
     gold = [_gold(pool, shard, space) for shard in pool.shards] if config.method.needs_gold else None
-    return supervise_stage(
-        [shard.name for shard in pool.shards],
-        [run.scores("pool", record.name) for record in records],
-        [[shard_source(record, shard, settings) for shard in pool.shards] for record in records],
-        space,
-        config.method,
-        run.supervision,
-        rows=[shard.rows for shard in pool.shards],
-        **neutral_view(config, run, "pool"),
-        gold=gold,
-    )
+    with _timed(run, "supervise"):
+        return supervise_stage(
+            [shard.name for shard in pool.shards],
+            [run.scores("pool", record.name) for record in records],
+            [[shard_source(record, shard, settings) for shard in pool.shards] for record in records],
+            space,
+            config.method,
+            run.supervision,
+            rows=[shard.rows for shard in pool.shards],
+            **neutral_view(config, run, "pool"),
+            gold=gold,
+        )
 
 
 def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | None = None) -> str:
@@ -207,7 +222,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
         factories = _factories(config, sources or Sources())
         return merge_teachers(factories, space, folder=run.student, record=run.training)
     supervision, key = load_supervision(run.supervision)
-    with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext():
+    with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext(), _timed(run, "train"):
         return train_student(
             _pool(run), supervision, key, space, config.student, config.training,
             folder=run.student, checkpoints=run.checkpoints, record=run.training,
@@ -216,15 +231,30 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
 
 
 def evaluate(config: RunConfig, run: RunFolder | None = None) -> dict[str, Any]:
-    """Evaluate the student, write `metrics.json` and the model card."""
+    """Evaluate the student, write `metrics.json`, the model card and the report."""
     from muki.evaluation.card import write_card
     from muki.evaluation.evaluate import evaluate as evaluate_stage
+    from muki.report.make import write_report
 
     run, records, space = _scored(config, run)
-    metrics = evaluate_stage(run, config, space)
+    with _timed(run, "evaluate"):
+        metrics = evaluate_stage(run, config, space)
     write_json(run.metrics, metrics)
     if config.method.student != "none":
         write_card(run, config, space, records, metrics)
+        write_report(run, config)
+    return metrics
+
+
+def evaluate_labelled(config: RunConfig, path: str) -> dict[str, Any]:
+    """What labels that a person has filled in say of student and teachers; the report then says it too."""
+    from muki.evaluation.labelled import evaluate_labelled as evaluate_stage
+    from muki.report.make import write_report
+
+    run, _, space = _scored(config)
+    metrics = evaluate_stage(run, config, space, path)
+    write_json(run.labelled, metrics)
+    write_report(run, config)
     return metrics
 
 
@@ -261,6 +291,16 @@ def _factories(config: RunConfig, sources: Sources) -> dict[str, TeacherFactory]
         for teacher in config.teachers
         for name in [teacher.name or ""]
     }
+
+
+@contextmanager
+def _timed(run: RunFolder, stage: str) -> Iterator[None]:
+    """Add the time spent here to what the run's folder says about this stage; for the report."""
+    start = time.monotonic()
+    yield
+    if os.environ.get("RANK", "0") == "0":
+        times = read_json(run.times) or {}
+        write_json(run.times, {**times, stage: round(times.get(stage, 0.0) + time.monotonic() - start, 1)})
 
 
 def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:

@@ -12,7 +12,7 @@ run/
 ├── training.json          how the student was trained
 ├── student/               the result: a save_pretrained folder
 ├── test/                  texts/ and scores/ of the test file
-└── report/                metrics.json
+└── report/                report.html, metrics.json, to-label.csv
 """
 
 from __future__ import annotations
@@ -89,6 +89,21 @@ class RunFolder:
     def metrics(self) -> Path:
         """The evaluation's numbers."""
         return self._results / "report" / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.root / "report" / "report.html"
+
+    @property
+    def labelled(self) -> Path:
+        """What labels that a person has filled in say."""
+        return self.root / "report" / "labelled.json"
+
+    @property
+    def times(self) -> Path:
+        """Seconds spent on each stage so far."""
+        return self.root / "report" / "times.json"
 
     def texts(self, split: Split) -> Path:
         """Shards of the pool or of the test file."""

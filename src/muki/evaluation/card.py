@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import muki
@@ -14,6 +15,7 @@ from muki.files import replacing
 from muki.labels import LabelSpace
 from muki.methods import preset_name
 from muki.run_folder import RunFolder
+from muki.teachers.provenance import licence_warnings, provenance
 from muki.teachers.survey import TeacherRecord
 
 _TEMPLATE = Path(__file__).parent / "templates" / "card.md"
@@ -24,9 +26,12 @@ def write_card(
 ) -> None:
     """Write `README.md` into the student's folder."""
     name = run.root.name
+    origins = {record.name: provenance(record.source) for record in records}
+    licences = {name: origin.licence for name, origin in origins.items()}
+    licences["the student's start"] = provenance(config.student.model).licence
     agreement = metrics["pool"]["held_out"].get("student_target_agreement", math.nan)
     card = ModelCard.from_template(
-        card_data=_card_data(name, config, metrics),
+        card_data=_card_data(name, config, metrics, licences),
         template_path=str(_TEMPLATE),
         title=name,
         labels=[
@@ -34,6 +39,9 @@ def write_card(
             for label in space.labels
         ],
         teachers=records,
+        licences=licences,
+        warnings=licence_warnings(licences),
+        settings=_settings(config),
         n_texts=f"{metrics['pool']['texts']:,}",
         max_length=config.student.max_length,
         prefix=config.student.prefix,
@@ -46,7 +54,22 @@ def write_card(
         temporary.write_text(str(card), encoding="utf-8")
 
 
-def _card_data(name: str, config: RunConfig, metrics: dict[str, Any]) -> ModelCardData:
+def _settings(config: RunConfig) -> str:
+    """The run file, with names in the place of local folders: what another needs to do the run again."""
+    content = config.model_dump(mode="json", exclude={"output", "trust_remote_code"}, exclude_defaults=True)
+    for section, key in [
+        *((teacher, "model") for teacher in content["teachers"]),
+        (content["student"], "model"),
+        (content["texts"], "path"),
+        *([(content["test"], "path")] if "test" in content else []),
+    ]:
+        given = section[key]
+        section[key] = section.get("name", f"{key}/to/these") if given == IN_MEMORY else _public_name(given)
+    content["method"] = config.method.model_dump(mode="json")
+    return str(yaml.safe_dump({**content, "output": "run"}, sort_keys=False, allow_unicode=True, width=100)).rstrip()
+
+
+def _card_data(name: str, config: RunConfig, metrics: dict[str, Any], licences: dict[str, str | None]) -> ModelCardData:
     """Metadata: Hub ids of teachers and student base as `base_model`, results as a model index."""
     bases = [
         _public_name(source)
@@ -63,6 +86,7 @@ def _card_data(name: str, config: RunConfig, metrics: dict[str, Any]) -> ModelCa
                 dataset_name=test,
                 metric_type=metric,
                 metric_value=round(metrics["student"][key], 4),
+                metric_args={"interval_95": [round(end, 4) for end in metrics["student"][f"{key}_interval"]]},
             )
             for metric, key in (("accuracy", "accuracy"), ("f1", "macro_f1"))
         ]
@@ -71,6 +95,7 @@ def _card_data(name: str, config: RunConfig, metrics: dict[str, Any]) -> ModelCa
         pipeline_tag="text-classification",
         tags=["text-classification", "knowledge-integration", "distillation", "muki"],
         base_model=sorted(set(bases)),
+        license=common.pop() if len(common := set(licences.values())) == 1 else None,
         model_name=name,
         eval_results=results,
     )

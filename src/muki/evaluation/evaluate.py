@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from muki.config import RunConfig
 from muki.errors import RunFolderError, TextsError
+from muki.evaluation.answers import StudentAnswers, asked_rows
 from muki.evaluation.metrics import (
     accuracy,
     classification_metrics,
@@ -23,20 +24,18 @@ from muki.evaluation.metrics import (
     routing_accuracy,
 )
 from muki.formulas import Array, softmax
-from muki.integration.router import Routing
+from muki.integration.router import Router, Routing
 from muki.integration.stage import Supervision, fit_on_pool, load_supervision, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import preset_name
-from muki.predict import Classifier
-from muki.progress import progress
 from muki.routing.scores import available, gold_scores, routing_scores
 from muki.routing.weights import hard_weights, soft_weights
 from muki.run_folder import RunFolder, Split
 from muki.student.data import split_holdout
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import read_outputs
-from muki.texts import Text, TextShards
+from muki.texts import TextShards
 from muki.view import neutral_view
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,9 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
         RunFolderError: the student or the scores are not there yet.
         TextsError: no test text has a label of the union.
     """
-    classifier = student_of(run, config)
+    student = StudentAnswers(run, config)
+    if config.method.student != "none":
+        student.require()
     pool = TextShards.load(run.texts("pool"))
     if pool is None:
         raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
@@ -60,11 +61,11 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
         "format": FORMAT,
         "labels": list(space.labels),
         "method": {"name": preset_name(config.method), **config.method.model_dump()},
-        "pool": pool_metrics(run, config, space, pool, supervision, classifier),
+        "pool": pool_metrics(run, config, space, pool, supervision, student),
     }
     test = TextShards.load(run.texts("test")) if config.test else None
     if test is not None:
-        metrics |= labelled_metrics(run, config, space, test, classifier)
+        metrics |= labelled_metrics(run, config, space, test, student)
     return metrics
 
 
@@ -74,7 +75,7 @@ def pool_metrics(
     space: LabelSpace,
     pool: TextShards,
     supervision: Supervision,
-    classifier: Classifier | None,
+    student: StudentAnswers,
 ) -> dict[str, Any]:
     """What can be said without labels: agreement, shares, margins, passes."""
     names = list(space.columns)
@@ -83,10 +84,10 @@ def pool_metrics(
     best = supervision.routing.argmax(axis=-1)
     _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
     held_out: dict[str, Any] = {"n": len(holdout)}
-    if len(holdout) and classifier:
-        texts = _pick(pool, {int(row) for row in supervision.rows[holdout]})
-        student = _predict(classifier, texts, "student on held-out texts").argmax(axis=-1)
-        held_out["student_target_agreement"] = accuracy(student, supervision.target[holdout].argmax(axis=-1))
+    if len(holdout) and config.method.student != "none":
+        asked = asked_rows(supervision.rows, config.training.holdout, config.training.seed)
+        said = student.of("pool", pool, asked)[np.searchsorted(asked, supervision.rows[holdout])].argmax(axis=-1)
+        held_out["student_target_agreement"] = accuracy(said, supervision.target[holdout].argmax(axis=-1))
     top_two = np.sort(supervision.scores, axis=-1)[:, -2:]
     return {
         "texts": pool.rows,
@@ -105,7 +106,7 @@ def pool_metrics(
 
 
 def labelled_metrics(
-    run: RunFolder, config: RunConfig, space: LabelSpace, test: TextShards, classifier: Classifier | None
+    run: RunFolder, config: RunConfig, space: LabelSpace, test: TextShards, answers: StudentAnswers
 ) -> dict[str, Any]:
     """What gold labels say: the student, each teacher on its own part, the ensembles, the routing."""
     names = list(space.columns)
@@ -117,6 +118,7 @@ def labelled_metrics(
         logger.warning(
             "test: %d texts left out, their labels are outside the union: %s", sum(outside.values()), dict(outside)
         )
+    rows = np.array([text.row for text in texts])[known]
     texts = [text for text, keep in zip(texts, known, strict=True) if keep]
     gold = np.array([space.label2id[text.label or ""] for text in texts])
     outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", names, test)]
@@ -125,8 +127,8 @@ def labelled_metrics(
     routing = route_test(run, config, space, outputs, gold)
     teachers = {name: _teacher_alone(outputs[i], columns[i], gold) for i, name in enumerate(names)}
     found: dict[str, Any] = {"test": {"texts": len(texts), "left_out": dict(outside), "source": test.source}}
-    if classifier:
-        student = _predict(classifier, texts, "student on the test texts")
+    if config.method.student != "none":
+        student = answers.of("test", test, rows)
         found["student"] = {
             **classification_metrics(student, gold, space.labels),
             "per_teacher_part": {
@@ -143,11 +145,25 @@ def labelled_metrics(
         "routed_ensemble": classification_metrics(ensemble(outputs, space, routing.weights), gold, space.labels),
         "routing": {
             "accuracy": routing_accuracy(routing.weights, gold, columns),
+            "by_label": _surest_by_label(routing.weights, gold, space),
             "by_score": {
                 name: routing_accuracy(routing_scores(outputs, name), gold, columns) for name in available(outputs)
             },
         },
     }
+
+
+def pool_router(run: RunFolder, config: RunConfig, space: LabelSpace) -> Router:
+    """The method's chain fitted on the run's pool, as supervision was.
+
+    Raises:
+        RunFolderError: the pool is not scored yet.
+    """
+    pool = TextShards.load(run.texts("pool"))
+    if pool is None:
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    shards = (load_outputs(run, "pool", list(space.columns), pool, [shard.name]) for shard in pool.shards)
+    return fit_on_pool(shards, pool.rows, neutral_view(config, run, "pool").get("view"), config.method, space)
 
 
 def route_test(
@@ -165,27 +181,13 @@ def route_test(
     if config.method.needs_gold:
         scores = gold_scores(gold, list(space.columns.values()))
         return Routing(scores, hard_weights(scores))
-    pool, test = TextShards.load(run.texts("pool")), TextShards.load(run.texts("test"))
-    if pool is None or test is None:
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
-    shards = (load_outputs(run, "pool", list(space.columns), pool, [shard.name]) for shard in pool.shards)
-    view = neutral_view(config, run, "pool").get("view")
-    router = fit_on_pool(shards, pool.rows, view, config.method, space)
-    view = neutral_view(config, run, "test").get("view")
-    if view is None:
+    router = pool_router(run, config, space)
+    view, test = neutral_view(config, run, "test").get("view"), TextShards.load(run.texts("test"))
+    if view is None or test is None:
         return router(outputs)
     everything = np.concatenate([view(number) for number in range(len(test.shards))])
     rows = np.concatenate([[text.row for text in test.read(shard)] for shard in test.shards])
     return router(outputs, everything[np.searchsorted(rows, outputs[0].rows)])
-
-
-def student_of(run: RunFolder, config: RunConfig) -> Classifier | None:
-    """The student; None for a method that has none."""
-    if config.method.student == "none":
-        return None
-    if not (run.student / "config.json").exists():
-        raise RunFolderError(f"{run.student}: no student yet; run `muki train {run.root}` first")
-    return Classifier.load(run.student, prefix=config.student.prefix, trust_remote_code=config.trust_remote_code)
 
 
 def require_known_labels(source: str, labels: Iterable[str | None], space: LabelSpace) -> Counter[str]:
@@ -227,13 +229,23 @@ def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[
     }
 
 
+def _surest_by_label(weights: Array, gold: NDArray[np.int64], space: LabelSpace) -> dict[str, dict[str, float]]:
+    """For each gold label that occurs, the share of its texts on which each teacher is heard most."""
+    best = weights.argmax(axis=-1)
+    return {
+        label: {name: float((best[gold == i] == teacher).mean()) for teacher, name in enumerate(space.columns)}
+        for i, label in enumerate(space.labels)
+        if (gold == i).any()
+    }
+
+
 def load_outputs(
     run: RunFolder, split: Split, names: list[str], texts: TextShards, shards: list[str] | None = None
 ) -> list[TeacherOutputs]:
     """Every teacher's outputs for the pool or the test, or for some of its shards.
 
     Raises:
-        RunFolderError: some are missing.
+        RunFolderError: some are missing or damaged.
     """
     result = []
     for name in names:
@@ -243,16 +255,3 @@ def load_outputs(
             raise RunFolderError(f"{run.scores(split, name)}: scores are missing; run `muki score {run.root}` first")
         result.append(TeacherOutputs.concatenate([part[0] for part in parts if part is not None]))
     return result
-
-
-def _pick(pool: TextShards, rows: set[int]) -> list[Text]:
-    return [text for text in pool if text.row in rows]
-
-
-def _predict(classifier: Classifier, texts: list[Text], title: str) -> Array:
-    with progress(title, len(texts), "texts") as advance:
-        parts = []
-        for start in range(0, len(texts), 1024):
-            parts.append(classifier.probabilities(texts[start : start + 1024]))
-            advance(len(parts[-1]))
-    return np.concatenate(parts)

@@ -29,7 +29,9 @@ def classification_metrics(probabilities: ArrayLike, gold: NDArray[np.int64], la
         "accuracy": accuracy(predicted, gold),
         "accuracy_interval": list(accuracy_interval(predicted == gold)),
         "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
+        "macro_f1_interval": list(macro_f1_interval(confusion_matrix(gold, predicted, labels=indices))),
         "expected_calibration_error": expected_calibration_error(p, gold),
+        "calibration": calibration_bins(p, gold),
         "per_class": {
             label: {
                 "precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "n": int(support[i]),
@@ -55,6 +57,28 @@ def accuracy_interval(correct: ArrayLike, resamples: int = 1000, seed: int = 0) 
     return float(low), float(high)
 
 
+def macro_f1_interval(confusion: NDArray[np.int64], resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of macro-F1, by resampling texts.
+
+    Args:
+        confusion: rows gold, columns predicted, shape (C, C). A resample only changes its counts.
+        resamples: how many are drawn.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    cells = np.flatnonzero(confusion)
+    shares = confusion.reshape(-1)[cells] / confusion.sum()
+    gold, predicted = np.divmod(cells, len(confusion))
+    values = []
+    for counts in rng.multinomial(int(confusion.sum()), shares, resamples):
+        support, answers = (np.bincount(which, counts, len(confusion)) for which in (gold, predicted))
+        right = np.bincount(gold[gold == predicted], counts[gold == predicted], len(confusion))
+        there = support + answers > 0
+        values.append(float((2 * right[there] / (support + answers)[there]).mean()))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def expected_calibration_error(
     probabilities: ArrayLike, gold: NDArray[np.int64], bins: int = CALIBRATION_BINS
 ) -> float:
@@ -62,12 +86,34 @@ def expected_calibration_error(
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
+    counts, confidence, correct = _binned(probabilities, gold, bins)
+    return float(np.abs(confidence - correct).sum() / counts.sum())
+
+
+def calibration_bins(
+    probabilities: ArrayLike, gold: NDArray[np.int64], bins: int = CALIBRATION_BINS
+) -> list[dict[str, float]]:
+    """Mean confidence, accuracy and number of texts of each bin of the top probability that holds a text."""
+    counts, confidence, correct = _binned(probabilities, gold, bins)
+    return [
+        {"confidence": float(confidence[i] / n), "accuracy": float(correct[i] / n), "n": int(n)}
+        for i, n in enumerate(counts)
+        if n
+    ]
+
+
+def _binned(
+    probabilities: ArrayLike, gold: NDArray[np.int64], bins: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Texts, summed confidence and right answers of each of the equal-width bins, each of shape (bins,)."""
     p = np.asarray(probabilities, dtype=np.float64)
     confidence, correct = p.max(axis=-1), p.argmax(axis=-1) == gold
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(which, minlength=bins)
-    gaps = np.bincount(which, confidence, bins) - np.bincount(which, correct, bins)
-    return float(np.abs(gaps).sum() / counts.sum())
+    return (
+        np.bincount(which, minlength=bins).astype(np.int64),
+        np.bincount(which, confidence, bins).astype(np.float64),
+        np.bincount(which, correct, bins).astype(np.float64),
+    )
 
 
 def routing_accuracy(scores: ArrayLike, gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> float:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from muki.config import RunConfig
 from muki.errors import RunFolderError
-from muki.evaluation.evaluate import ensemble, load_outputs, route_test, student_of
+from muki.evaluation.evaluate import ensemble, load_outputs, route_test
 from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
 from muki.formulas import Array
 from muki.integration.stage import load_supervision
 from muki.labels import LabelSpace
+from muki.predict import Classifier
 from muki.run_folder import RunFolder
 from muki.texts import Text, TextShards
 
@@ -54,9 +55,9 @@ def measure_answers(run: RunFolder, config: RunConfig, rows: Sequence[Mapping[st
     space = _space(run)
     known = [row for row in rows if row["label"] in space.label2id]
     gold = _index([row["label"] for row in known], space.label2id)
-    student = student_of(run, config)
-    if student is not None:
-        answers = student.probabilities([Text(i, row["text"]) for i, row in enumerate(known)])
+    if config.method.student != "none":
+        classifier = Classifier.load(run.student, prefix=config.student.prefix)
+        answers = classifier.probabilities([Text(i, row["text"]) for i, row in enumerate(known)])
     else:
         answers = _ensemble(run, config, space, gold)
     found = classification_metrics(answers, gold, space.labels)

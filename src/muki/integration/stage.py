@@ -68,12 +68,12 @@ class Supervision:
         return found | {f"states_{i}": states[position] for i, states in enumerate(self.states)}
 
 
-def instance_weights(routing: Routing, predictions: NDArray[np.int64], method: Method) -> Array:
-    """How much each text of the pool counts, shape (n,), mean 1."""
+def raw_weights(routing: Routing, predictions: NDArray[np.int64], method: Method) -> Array:
+    """How much each text counts before scaling, shape (n,): by margin, by the routing's probability, or all alike."""
     if method.reweight == "margin":
-        return mean_one(margin(routing.scores, predictions))
+        return margin(routing.scores, predictions)
     if method.reweight == "probability":
-        return mean_one(right_probability(routing.weights, predictions))
+        return right_probability(routing.weights, predictions)
     return np.ones(len(predictions))
 
 
@@ -150,7 +150,7 @@ def supervise(
         predictions.append(union_predictions(outputs, space))
     routing = Routing(np.concatenate([one.scores for one in routed]), np.concatenate([one.weights for one in routed]))
     if gold is None:
-        weights = instance_weights(routing, np.concatenate(predictions), method)
+        weights = mean_one(raw_weights(routing, np.concatenate(predictions), method))
     else:
         weights = mean_one(routing.scores.max(axis=-1))  # a text that belongs to nobody teaches nothing
 

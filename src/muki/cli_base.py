@@ -1,0 +1,83 @@
+"""What all commands share: clear errors, how to go on after one, and the run that a command works on."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from muki.errors import MukiError, OutputTakenError
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or its YAML file")]
+
+# What safetensors and torch say, which raise errors of their own.
+_DISK_FULL = re.compile(r"os error 28|No space left|File too large|PytorchStreamWriter failed writing", re.IGNORECASE)
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what goes wrong into one clear message and an exit code; say how to go on."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        _quiet_libraries()
+        try:
+            command(*args, **kwargs)
+        except MukiError as error:
+            _fail(str(error), 2, resumable=not isinstance(error, OutputTakenError))
+        except KeyboardInterrupt:
+            _fail("stopped", 130)
+        except OSError as error:
+            what = error.filename or "the output"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _fail(f"disk full: {what} cannot be written; free some space", 2)
+            _fail(f"{what}: {error.strerror or error}", 2)
+        except Exception as error:
+            if not _DISK_FULL.search(str(error)):
+                raise
+            _fail(f"disk full: the output cannot be written ({str(error).splitlines()[0]}); free some space", 2)
+
+    return run
+
+
+class CurrentRun:
+    """The run that the command works on, once it is known; for the line that says how to go on."""
+
+    config: Path | None = None
+
+
+def _fail(message: str, code: int, resumable: bool = True) -> NoReturn:
+    logging.getLogger("muki").debug("", exc_info=True)
+    typer.echo(f"muki: {message}", err=True)
+    if CurrentRun.config is not None and CurrentRun.config.exists() and resumable:
+        typer.echo(f"What is done stays. To continue: muki run {shlex.quote(str(CurrentRun.config))}", err=True)
+    raise typer.Exit(code)
+
+
+def _quiet_libraries() -> None:
+    """Transformers prints loading bars and reports that say nothing here; only the command line silences them."""
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool = False) -> Any:
+    """The config of a run folder or YAML file; a command that only looks has nothing to continue."""
+    from muki.config import load_config
+    from muki.run_folder import RunFolder
+
+    file = run / "config.yaml" if run.is_dir() else run
+    config = load_config(file, overrides or [])
+    if file.name == "config.yaml" and RunFolder(file.parent).is_run:
+        config.output = str(file.parent)  # a run's own file: the run is wherever its folder was moved to
+    config = config.absolute()
+    CurrentRun.config = None if only_looks else Path(config.output) / "config.yaml"
+    return config

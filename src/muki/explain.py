@@ -1,0 +1,248 @@
+"""Why a text gets its label: what each teacher says of it, who is heard, and what the student makes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muki.config import IN_MEMORY, RunConfig
+from muki.errors import ConfigError, RunFolderError
+from muki.evaluation.evaluate import load_outputs, pool_router
+from muki.evaluation.table import table
+from muki.formulas import Array, softmax
+from muki.integration.router import Routing
+from muki.integration.stage import load_supervision, raw_weights, union_predictions
+from muki.integration.supervision import integrate_distributions
+from muki.labels import LabelSpace
+from muki.pipeline import load_from_config, scoring_settings
+from muki.predict import Classifier
+from muki.report.choose import CONTESTED, FOREIGN, contest
+from muki.report.evidence import teacher_certainty
+from muki.run_folder import RunFolder
+from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.scoring import score_texts
+from muki.teachers.survey import load_records
+from muki.texts import Text, TextShards
+from muki.view import Encoder
+
+_TOP = 3
+_COUNTS_LITTLE = 0.5
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One teacher on one text.
+
+    Attributes:
+        teacher: its name.
+        top: its likeliest classes with their probabilities, likeliest first.
+        certainty: in [0, 1].
+        spread: standard deviation of the certainty from one dropout pass to another; None without passes.
+        weight: how much it is heard, in [0, 1].
+    """
+
+    teacher: str
+    top: list[tuple[str, float]]
+    certainty: float
+    spread: float | None
+    weight: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One text: `row` in the pool if it is there, voices by weight, target and student by probability, and a sentence.
+
+    `weight` is how much the text counts, or would count, in training: 1 is the pool's average.
+    """
+
+    text: str
+    row: int | None
+    voices: list[Voice]
+    target: list[tuple[str, float]]
+    weight: float
+    student: list[tuple[str, float]] | None
+    sentence: str
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-able content."""
+        return asdict(self)
+
+
+def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
+    """Ask every teacher and the student about some texts; nothing is written.
+
+    Args:
+        config: of a run whose texts are scored and whose supervision is made.
+        texts: any; those of the pool get the scores that they got in the run.
+
+    Raises:
+        RunFolderError: the run has no supervision yet.
+        ConfigError: a teacher was given as a loaded object and cannot be loaded again.
+    """
+    run = RunFolder(Path(config.output))
+    space, records, pool = LabelSpace.load(run.labels), load_records(run.teachers), TextShards.load(run.texts("pool"))
+    if space is None or records is None or pool is None:
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    if config.method.needs_gold:
+        raise ConfigError("explain: this run's method routes by gold labels, so there is nothing to explain")
+    rows = {text.text: text.row for text in pool if text.text in {one.text for one in texts}}
+    asked = [replace(one, row=rows.get(one.text, -1 - i)) for i, one in enumerate(texts)]
+    formats = {record.name: record.settings["passes_dtype"] for record in records}
+    outputs = []
+    for teacher in config.teachers:
+        if teacher.model == IN_MEMORY:
+            raise ConfigError(
+                f"teacher '{teacher.name}': was given as a loaded object, so it cannot be asked again; save it and "
+                "name its folder in the run file"
+            )
+        loaded = load_from_config(teacher, config.trust_remote_code, formats.get(teacher.name or ""))
+        settings = scoring_settings(config)
+        outputs.append(score_texts(loaded, asked, passes=settings.passes, batch_tokens=settings.batch_tokens,
+                                   keep=settings.keep))  # fmt: skip
+    student = None
+    if (run.student / "config.json").exists():
+        prefix, trust = config.student.prefix, config.trust_remote_code
+        student = Classifier.load(run.student, prefix=prefix, trust_remote_code=trust).probabilities(asked)
+    view = None
+    if config.method.refinement != "none":
+        view = Encoder(config.student, config.trust_remote_code).encode(asked)
+    routing = pool_router(run, config, space)(outputs, view)
+    weights = raw_weights(routing, union_predictions(outputs, space), config.method)
+    return assemble(
+        asked, outputs, space, routing.weights, weights / _average_weight(run, pool, space, config), student
+    )
+
+
+def assemble(
+    texts: Sequence[Text],
+    outputs: list[TeacherOutputs],
+    space: LabelSpace,
+    routing: Array,
+    weights: Array,
+    student: Array | None,
+) -> list[Explanation]:
+    """Explanations of what the teachers and the student have said; pure.
+
+    Args:
+        texts: n texts; a negative row is one that is not in the pool.
+        outputs: of each teacher, in the order of the label space.
+        space: the label space.
+        routing: weights of the teachers, shape (n, N).
+        weights: how much each text counts, shape (n,); 1 is the pool's average.
+        student: its probabilities, shape (n, C); None where there is no student yet.
+    """
+    sure = teacher_certainty(outputs)
+    distributions = [softmax(one.logits) for one in outputs]
+    target = integrate_distributions(routing, distributions, list(space.columns.values()), len(space.labels))
+    result = []
+    for i, text in enumerate(texts):
+        voices = [
+            Voice(
+                teacher=name,
+                top=_top(distributions[t][i], space.of(name)),
+                certainty=float(sure[i, t]),
+                spread=_spread(outputs[t], i),
+                weight=float(routing[i, t]),
+            )
+            for t, name in enumerate(space.columns)
+        ]
+        voices.sort(key=lambda voice: (-voice.weight, -voice.certainty))
+        answer = None if student is None else _top(student[i], space.labels)
+        weight, wanted = float(weights[i]), _top(target[i], space.labels)
+        said = sentence(voices, wanted[0][0], weight, answer[0] if answer else None)
+        result.append(Explanation(text.text, text.row if text.row >= 0 else None, voices, wanted, weight, answer, said))
+    return result
+
+
+def sentence(voices: Sequence[Voice], target: str, weight: float, student: tuple[str, float] | None) -> str:
+    """One sentence in plain words: which teacher won, by how much, whether it is contested; and the student.
+
+    Args:
+        voices: of all teachers, the most heard first.
+        target: the integrated target's first label.
+        weight: how much the text counts; 1 is the average.
+        student: its label and probability; None where there is no student.
+    """
+    names = {voice.top[0][0]: i for i, voice in enumerate(reversed(voices))}
+    routing = np.array([[voice.weight for voice in voices]])
+    found = contest(routing, np.array([[names[voice.top[0][0]] for voice in voices]]))
+    winner, rival = voices[int(found.winner[0])], voices[int(found.rival[0])]
+    surest = max(voices, key=lambda voice: voice.certainty)
+    if 1.0 - surest.certainty >= FOREIGN:
+        said = (
+            f"No teacher is sure of this text, not even {surest.teacher} ({_percent(surest.certainty)} certain of "
+            f"“{surest.top[0][0]}”), so it may belong to none of the labels"
+        )
+    elif found.rival[0] == found.winner[0]:
+        said = f"All teachers say “{winner.top[0][0]}”, {winner.teacher} with {_percent(winner.certainty)} certainty"
+    elif found.strength[0] >= CONTESTED:
+        said = (
+            f"Contested: {winner.teacher} is {_percent(winner.certainty)} certain of “{winner.top[0][0]}”, "
+            f"{rival.teacher} {_percent(rival.certainty)} of “{rival.top[0][0]}”, so they are heard "
+            f"{_percent(winner.weight)} and {_percent(rival.weight)}"
+        )
+    elif rival.certainty > winner.certainty:
+        said = (
+            f"{winner.teacher} decides for “{winner.top[0][0]}” with {_percent(winner.weight)} of the weight: the "
+            f"method's score prefers it, although {rival.teacher} is surer ({_percent(rival.certainty)} against "
+            f"{_percent(winner.certainty)} certainty)"
+        )
+    else:
+        said = (
+            f"{winner.teacher} decides with {_percent(winner.weight)} of the weight: it is "
+            f"{_percent(winner.certainty)} certain of “{winner.top[0][0]}”, {rival.teacher} only "
+            f"{_percent(rival.certainty)} of “{rival.top[0][0]}”"
+        )
+    if weight < _COUNTS_LITTLE:
+        said += f", and it counts little in training ({weight:.2f} of an average text)"
+    if student is None:
+        return f"{said}."
+    if student[0] == target:
+        return f"{said}; the student agrees ({_percent(student[1])})."
+    return f"{said}; the student answers “{student[0]}” instead ({_percent(student[1])})."
+
+
+def rendered(one: Explanation) -> str:
+    """An explanation for a terminal."""
+    width = max(len(_listed(voice.top)) for voice in one.voices)  # what they say reads from the left
+    rows = [("teacher", "certainty", "± passes", "heard", "says".ljust(width))]
+    for voice in one.voices:
+        spread = "–" if voice.spread is None else f"{100 * voice.spread:.0f} %"
+        says = _listed(voice.top).ljust(width)
+        rows.append((voice.teacher, _percent(voice.certainty), spread, _percent(voice.weight), says))
+    where = "" if one.row is None else f"   (row {one.row} of the pool)"
+    lines = [f"“{one.text}”{where}", "", table(rows), "", f"target:  {_listed(one.target)}"]
+    lines.append(f"weight:  {one.weight:.2f} of an average text")
+    if one.student:
+        lines.append(f"student: {_listed(one.student)}")
+    return "\n".join([*lines, "", one.sentence])
+
+
+def _average_weight(run: RunFolder, pool: TextShards, space: LabelSpace, config: RunConfig) -> float:
+    """What the pool's instance weights were divided by."""
+    supervision, _ = load_supervision(run.supervision)
+    predictions = union_predictions(load_outputs(run, "pool", list(space.columns), pool), space)
+    routing = Routing(supervision.scores.astype(np.float64), supervision.routing.astype(np.float64))
+    return float(raw_weights(routing, predictions, config.method).mean())
+
+
+def _top(p: Array, labels: Sequence[str]) -> list[tuple[str, float]]:
+    return [(labels[int(i)], float(p[i])) for i in np.argsort(-p, kind="stable")[:_TOP]]
+
+
+def _spread(outputs: TeacherOutputs, i: int) -> float | None:
+    """Standard deviation of the entropy over the passes, in units of certainty."""
+    value = float(outputs.pass_spread[i])
+    return None if np.isnan(value) else value / float(np.log(outputs.logits.shape[1]))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _listed(top: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{label} {_percent(p)}" for label, p in top)

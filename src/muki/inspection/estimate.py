@@ -1,0 +1,167 @@
+"""What a run would cost on this machine: measured on a sample, scaled to the whole."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from muki.batches import length_batches, tokenize
+from muki.compute import fast_dtype
+from muki.config import RunConfig
+from muki.labels import LabelSpace
+from muki.student.data import MAX_HOLDOUT
+from muki.student.losses import integration_loss
+from muki.student.model import load_student
+from muki.teachers.checks import usable_length
+from muki.teachers.loading import Teacher
+from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.scoring import Passes, score_texts
+from muki.texts import Text
+
+MOST_OF_POOL_ANSWERED = 20_000
+_FIXED_SECONDS = 12.0  # starting Python, loading libraries, drawing the report
+_WARM_UP = 24
+_TRAINING_STEPS = 8
+_MEASURED_PASSES = 4
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for each text (or for each step of training), measured here."""
+
+    deterministic: float
+    dropout: float
+
+
+@dataclass(frozen=True)
+class StudentSpeed:
+    """Seconds of a training step and of a prediction; parameters of the student."""
+
+    step: float
+    prediction: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds by stage, bytes on disk at the end and at most (with checkpoints), bytes of memory at most."""
+
+    seconds: dict[str, float]
+    disk: int
+    disk_peak: int
+    memory: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole run."""
+        return sum(self.seconds.values())
+
+
+def measure_teacher(
+    teacher: Teacher, texts: Sequence[Text], passes: Passes, batch_tokens: int
+) -> tuple[TeacherOutputs, Speed]:
+    """Score a sample, and say how long a text takes.
+
+    Few passes are enough to know the time of one; a method that stops early decides itself how many it draws.
+    """
+    few = passes if passes.tolerance is not None else Passes(min(passes.most, _MEASURED_PASSES), seed=passes.seed)
+    score_texts(teacher, texts[:_WARM_UP], passes=Passes(min(2, few.most)), batch_tokens=batch_tokens)
+    start = time.perf_counter()
+    outputs = score_texts(teacher, texts, passes=Passes(0), batch_tokens=batch_tokens)
+    once = (time.perf_counter() - start) / len(texts)
+    if not few.most:
+        return outputs, Speed(once, 0.0)
+    start = time.perf_counter()
+    outputs = score_texts(teacher, texts, passes=few, batch_tokens=batch_tokens)
+    rest = max((time.perf_counter() - start) / len(texts) - once, 0.0)
+    return outputs, Speed(once, rest if few is passes else rest / few.most * passes.most)
+
+
+def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text]) -> StudentSpeed:
+    """Train a throw-away student for a few steps as the run would, and let it predict."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, tokenizer = load_student(config.student.model, space.labels, trust_remote_code=config.trust_remote_code)
+    student = torch.nn.Module.to(model, device)
+    length = usable_length(model.config, tokenizer, config.student.max_length, "student")
+    encodings = tokenize(tokenizer, texts, length, config.student.prefix)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5)
+    half = fast_dtype(device) == torch.bfloat16
+    rng, size, times = np.random.default_rng(0), config.training.batch_size, []
+    target = torch.full((size, len(space.labels)), 1 / len(space.labels), device=device)
+    student.train()
+    for _ in range(_TRAINING_STEPS):
+        chosen = [encodings[i] for i in rng.choice(len(encodings), size, replace=len(encodings) < size)]
+        batch = tokenizer.pad(chosen, return_tensors="pt").to(device)
+        start = time.perf_counter()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            logits = student(**batch).logits
+        integration_loss(logits, target, torch.ones(size, device=device)).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    student.train(False)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for _, inputs in length_batches(tokenizer, encodings):
+            student(**{key: value.to(device) for key, value in inputs.items()})
+    prediction = (time.perf_counter() - start) / len(encodings)
+    # The first steps warm up; the mean, not the median, is what a whole run adds up.
+    return StudentSpeed(float(np.mean(times[2:])), prediction, sum(p.numel() for p in student.parameters()))
+
+
+def estimate(
+    config: RunConfig,
+    space: LabelSpace,
+    *,
+    pool: int,
+    test: int,
+    mean_bytes: float,
+    mean_tokens: float,
+    speeds: Sequence[Speed],
+    student: StudentSpeed,
+) -> Estimate:
+    """Scale what was measured to the whole run.
+
+    Args:
+        config: the run.
+        space: its labels.
+        pool: texts of the pool.
+        test: texts of the test file.
+        mean_bytes: of a text.
+        mean_tokens: of a text, for the student.
+        speeds: of each teacher.
+        student: its speed.
+    """
+    held_out = min(MAX_HOLDOUT, round(config.training.holdout * pool))
+    steps = math.ceil((pool - held_out) / config.training.batch_size) * config.training.epochs
+    looks = max(1.0, config.training.epochs) * held_out
+    scoring = sum(speed.deterministic + speed.dropout for speed in speeds) * (pool + test)
+    seconds = {
+        "start": _FIXED_SECONDS,
+        "score": scoring / config.scoring.processes,
+        "train": steps * student.step + looks * student.prediction,
+        "evaluate": (min(pool, MOST_OF_POOL_ANSWERED) + test) * student.prediction,
+    }
+    labels, teachers = len(space.labels), len(space.columns)
+    outputs = sum(8 * len(columns) + 28 for columns in space.columns.values())  # logits, means, row, passes, spreads
+    per_text = 0.6 * mean_bytes + 16 + outputs + 4 * labels + 8 * teachers + 12
+    weights = 4 * student.parameters
+    disk = int((pool + test) * per_text + min(pool, MOST_OF_POOL_ANSWERED) * 4 * labels + weights + 2_000_000)
+    in_memory = pool * (60 * mean_tokens + 8 * labels + 400)  # token ids as Python numbers, targets, bookkeeping
+    return Estimate(seconds, disk, disk + 2 * 3 * weights, int(peak_memory() + in_memory))
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,144 @@
+"""What is wrong, each with what to do about it: pure checks on what a look has found."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from muki.teachers.provenance import licence_warnings
+
+_ALIKE = 0.88
+_TRUNCATED = 0.1
+_UNKNOWN = 0.05
+_PIECES_PER_CHARACTER = 1.3
+_DUPLICATES = 0.2
+_FEW_TEXTS = 500
+_ONE_SIDED = 0.02
+_YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know before the run: `problem` stops it, `warning` makes it worse."""
+
+    level: str
+    about: str
+    text: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.about}: {self.text}; {self.remedy}"
+
+
+def alike_labels(labels: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Label names of different teachers that look like one class, with the YAML line that merges them.
+
+    Args:
+        labels: each teacher's name and label names.
+    """
+    findings = []
+    for (one, own), (other, others) in combinations(labels.items(), 2):
+        for a in own:
+            for b in others:
+                if a != b and b not in own and a not in others and _alike(a, b):
+                    said = f"“{a}” of {one} and “{b}” of {other} look like one class"
+                    line = f"labels: {{{yaml_name(b)}: {yaml_name(a)}}}"
+                    remedy = f"to merge them, give teacher {other} the line   {line}"
+                    findings.append(Finding("warning", "labels", said, remedy))
+    return findings
+
+
+def truncation(who: str, share: float, max_length: int, wanted: int, most: int) -> list[Finding]:
+    """Texts that are cut: `wanted` tokens would hold 95 % of them, `most` is what the model can take."""
+    if share <= _TRUNCATED:
+        return []
+    said = f"{_percent(share)} of the texts are longer than its {max_length} tokens and are cut"
+    if most > max_length:
+        return [Finding("warning", who, said, f"set max_length: {min(wanted, most)}")]
+    return [Finding("warning", who, said, "it can take no more; split long texts, or put what matters first")]
+
+
+def vocabulary(who: str, unknown: float, pieces: float, languages: Mapping[str, float]) -> list[Finding]:
+    """A tokenizer that does not know the texts' language.
+
+    Args:
+        who: teacher or student.
+        unknown: share of unknown tokens.
+        pieces: tokens per character (a byte-level vocabulary knows no unknown tokens, but falls apart into bytes).
+        languages: of the texts.
+    """
+    mostly = next(iter(languages), "unclear")
+    if unknown > _UNKNOWN:
+        said = f"{_percent(unknown)} of the tokens are unknown to its vocabulary (the texts look mostly {mostly})"
+    elif pieces > _PIECES_PER_CHARACTER:
+        said = (
+            f"its vocabulary breaks the texts into bytes, {pieces:.1f} tokens a character (they look mostly {mostly})"
+        )
+    else:
+        return []
+    if who == "student":
+        return [Finding("warning", who, said, "start the student from a model of that language, or a multilingual one")]
+    return [Finding("warning", who, said, "this teacher cannot read these texts; check that they are meant for it")]
+
+
+def pool(count: int, duplicates: int, empty: int) -> list[Finding]:
+    """Too few texts, or too many equal ones."""
+    findings = []
+    if count < _FEW_TEXTS:
+        findings.append(
+            Finding("warning", "texts", f"only {count} texts", "give thousands if you can; unlabelled texts are cheap")
+        )
+    if duplicates > _DUPLICATES * count:
+        said = f"{_percent(duplicates / count)} repeat an earlier text"
+        findings.append(Finding("warning", "texts", said, "drop the repetitions; they cost time and count twice"))
+    if empty > _DUPLICATES * (count + empty):
+        said = f"{empty} of {count + empty} are empty and would be skipped"
+        findings.append(Finding("warning", "texts", said, "check the column (texts: {text: …})"))
+    return findings
+
+
+def sample(shares: Mapping[str, float], foreign: float) -> list[Finding]:
+    """What scoring a sample shows: a teacher that is never heard, texts that belong to nobody."""
+    findings = [
+        Finding("warning", f"teacher {name}", f"is the surest on {_percent(share)} of the sampled texts only",
+                "check that the texts hold what it was trained for; without such texts its labels cannot be taught")
+        for name, share in shares.items() if share < _ONE_SIDED
+    ]  # fmt: skip
+    if foreign > 0.25:
+        findings.append(
+            Finding("warning", "texts", f"on {_percent(foreign)} of the sample no teacher is sure",
+                    "many texts may belong to none of the labels; closer ones teach better")
+        )  # fmt: skip
+    return findings
+
+
+def licences(found: Mapping[str, str | None]) -> list[Finding]:
+    """Licences of the models that may not fit together, by model."""
+    remedy = "read them before the student is used or passed on"
+    return [Finding("warning", "licences", said, remedy) for said in licence_warnings(found)]
+
+
+def _alike(a: str, b: str) -> bool:
+    x, y = _plain(a), _plain(b)
+    if not x or not y:
+        return False
+    return x == y or (min(len(x), len(y)) >= 5 and difflib.SequenceMatcher(None, x, y).ratio() >= _ALIKE)
+
+
+def _plain(label: str) -> str:
+    """Lower case, words in order of the alphabet, without punctuation or a plural's s."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    return "".join(sorted(re.sub(r"(?<=\w\w)s$", "", word) for word in re.findall(r"[^\W_]+", words.casefold())))
+
+
+def yaml_name(name: str) -> str:
+    """A name as YAML takes it inside braces."""
+    plain = re.fullmatch(r"[^\W\d_][\w.-]*( [\w.-]+)*", name) and name.casefold() not in _YAML_WORDS
+    return name if plain else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %" if value >= 0.01 or value == 0 else "under 1 %"

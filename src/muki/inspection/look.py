@@ -1,0 +1,270 @@
+"""The look itself: every teacher, the labels, the texts, a scored sample, and what the run would cost."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from muki.config import RunConfig, TeacherConfig
+from muki.errors import DropoutError, MukiError, StudentError
+from muki.inspection import findings
+from muki.inspection.estimate import Estimate, Speed, estimate, measure_student, measure_teacher
+from muki.inspection.findings import Finding
+from muki.inspection.texts import TextsLook, look
+from muki.integration.router import fit_router
+from muki.integration.stage import union_predictions
+from muki.labels import LabelSpace, union
+from muki.pipeline import load_from_config, scoring_settings
+from muki.report.choose import FOREIGN
+from muki.report.evidence import teacher_certainty
+from muki.routing.scores import available, parts_of
+from muki.student.model import load_tokenizer
+from muki.teachers.dropout import dropout_rates
+from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.provenance import provenance
+from muki.teachers.scoring import Passes, probe_dropout
+from muki.texts import Columns, Text, read
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from muki.teachers.loading import Teacher
+
+logger = logging.getLogger(__name__)
+
+SCORED = 200
+TOKENIZED = 1000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How a tokenizer sees the texts: tokens a text, share of cut texts and of unknown tokens, tokens a character."""
+
+    median: int
+    p95: int
+    mean: float
+    truncated: float
+    unknown: float
+    per_character: float
+
+
+@dataclass(frozen=True)
+class TeacherLook:
+    """One teacher; `passes_differ` is None where the method wants no dropout passes."""
+
+    name: str
+    source: str
+    architecture: str
+    parameters: int
+    tokenizer: str
+    labels: tuple[str, ...]
+    max_length: int
+    dropout: dict[str, float]
+    passes_differ: bool | None
+    licence: str | None
+    base_models: tuple[str, ...]
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
+class SampleLook:
+    """What a scored sample shows, as shares in [0, 1]: the surest teacher, agreement, texts foreign to all."""
+
+    texts: int
+    teacher_share: dict[str, float]
+    agreement: float
+    foreign: float
+
+
+@dataclass
+class Inspection:
+    """Everything that was seen; parts that could not be looked at are None, and a finding says why."""
+
+    teachers: list[TeacherLook] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    shared: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    texts: TextsLook | None = None
+    test: int = 0
+    student: Tokens | None = None
+    sample: SampleLook | None = None
+    cost: Estimate | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-able content; the sampled texts are left out."""
+        content = asdict(self)
+        if self.texts:
+            del content["texts"]["sample"]
+        if self.cost:
+            content["cost"]["total_seconds"] = self.cost.total
+        return content
+
+
+def inspect(config: RunConfig) -> Inspection:
+    """Look at what a run would be made of; nothing is written. What is wrong becomes a finding, not an error.
+
+    Raises:
+        TextsError: the texts cannot be read.
+    """
+    seen = Inspection()
+    texts = seen.texts = look(read(config.texts.path, _columns(config), split=config.texts.split))
+    count = min(texts.count, config.texts.limit or texts.count)
+    seen.findings += findings.pool(count, texts.duplicates, texts.empty)
+    if config.test:
+        seen.test = _count_test(config)
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.permutation(len(texts.sample))[:SCORED])
+    sample = [texts.sample[int(i)] for i in chosen]
+    outputs, speeds = _teachers(config, seen, sample)
+    names = {teacher.name: teacher.labels for teacher in seen.teachers}
+    seen.findings += findings.alike_labels(names)
+    start = provenance(config.student.model)
+    licences = {teacher.name: teacher.licence for teacher in seen.teachers}
+    seen.findings += findings.licences({**licences, "student's start": start.licence})
+    student = _student_tokens(config, seen)
+    if not names:
+        return seen
+    space = union(names)
+    seen.labels, seen.shared = list(space.labels), space.shared
+    seen.sample = _sample(config, space, outputs)
+    seen.findings += findings.sample(seen.sample.teacher_share, seen.sample.foreign)
+    if student is not None and len(seen.teachers) == len(config.teachers):
+        speed = measure_student(config, space, sample)
+        seen.cost = estimate(
+            config, space, pool=count, test=seen.test, mean_bytes=texts.mean_bytes, mean_tokens=student.mean,
+            speeds=speeds, student=speed,
+        )  # fmt: skip
+    return seen
+
+
+def tokens_of(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int, prefix: str = ""
+) -> Tokens:  # fmt: skip
+    """Tokenize texts without cutting them."""
+    some = list(texts[:: max(1, len(texts) // TOKENIZED)])
+    pairs = [text.text_pair or "" for text in some] if any(text.text_pair for text in some) else None
+    ids = tokenizer([prefix + text.text for text in some], pairs, truncation=False, verbose=False)["input_ids"]
+    lengths = np.array([len(one) for one in ids])
+    unknown = tokenizer.unk_token_id
+    special = {i for i in tokenizer.all_special_ids if i != unknown}
+    if unknown in {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}:
+        unknown = None  # a byte-level vocabulary, which needs none
+    words = [token for one in ids for token in one if token not in special]
+    characters = sum(len(prefix) + len(text.text) + len(text.text_pair or "") for text in some)
+    return Tokens(
+        median=int(np.median(lengths)),
+        p95=int(np.quantile(lengths, 0.95)),
+        mean=float(np.minimum(lengths, max_length).mean()),
+        truncated=float((lengths > max_length).mean()),
+        unknown=0.0 if unknown is None else sum(token == unknown for token in words) / max(len(words), 1),
+        per_character=len(words) / max(characters, 1),
+    )
+
+
+def _teachers(config: RunConfig, seen: Inspection, sample: list[Text]) -> tuple[list[TeacherOutputs], list[Speed]]:
+    """Load, look at and measure each teacher in turn, one in memory at a time."""
+    settings = scoring_settings(config)
+    outputs: list[TeacherOutputs] = []
+    speeds: list[Speed] = []
+    fingerprints: dict[str, str] = {}
+    for wanted in config.teachers:
+        name = wanted.name or ""
+        logger.info("looking at teacher %s", name)
+        try:
+            teacher = load_from_config(wanted, config.trust_remote_code)
+        except MukiError as error:
+            seen.findings.append(_problem(error))
+            continue
+        twin = fingerprints.setdefault(teacher.fingerprint, name)
+        if twin != name:
+            said = f"the same model as teacher {twin}"
+            seen.findings.append(Finding("problem", f"teacher {name}", said, "give each teacher once"))
+        passes, differ = settings.passes, None
+        if passes.most:
+            try:
+                probe_dropout(teacher)
+                differ = True
+            except DropoutError as error:
+                seen.findings.append(_problem(error))
+                passes, differ = Passes(0), False
+        one, speed = measure_teacher(teacher, sample, passes, settings.batch_tokens)
+        outputs.append(one)
+        speeds.append(speed)
+        seen.teachers.append(_teacher_look(wanted, teacher, differ, seen))
+    return outputs, speeds
+
+
+def _teacher_look(wanted: TeacherConfig, teacher: Teacher, differ: bool | None, seen: Inspection) -> TeacherLook:
+    assert seen.texts is not None
+    origin = provenance(wanted.model, wanted.revision)
+    tokens = tokens_of(teacher.tokenizer, seen.texts.sample, teacher.max_length, teacher.prefix)
+    who = f"teacher {teacher.name}"
+    most = getattr(teacher.model.config, "max_position_embeddings", None) or teacher.max_length
+    seen.findings += findings.truncation(who, tokens.truncated, teacher.max_length, tokens.p95, most)
+    seen.findings += findings.vocabulary(who, tokens.unknown, tokens.per_character, seen.texts.languages)
+    return TeacherLook(
+        name=teacher.name,
+        source=wanted.model,
+        architecture=type(teacher.model).__name__,
+        parameters=teacher.parameters,
+        tokenizer=f"{type(teacher.tokenizer).__name__}, {len(teacher.tokenizer):,} pieces",
+        labels=teacher.labels,
+        max_length=teacher.max_length,
+        dropout=dropout_rates(teacher.model),
+        passes_differ=differ,
+        licence=origin.licence,
+        base_models=origin.base_models,
+        tokens=tokens,
+    )
+
+
+def _student_tokens(config: RunConfig, seen: Inspection) -> Tokens | None:
+    assert seen.texts is not None
+    try:
+        tokenizer = load_tokenizer(config.student.model, config.trust_remote_code)
+    except StudentError as error:
+        seen.findings.append(_problem(error))
+        return None
+    most = min(int(tokenizer.model_max_length), 100_000)
+    tokens = tokens_of(tokenizer, seen.texts.sample, config.student.max_length, config.student.prefix)
+    seen.student = tokens
+    seen.findings += findings.truncation("student", tokens.truncated, config.student.max_length, tokens.p95, most)
+    seen.findings += findings.vocabulary("student", tokens.unknown, tokens.per_character, seen.texts.languages)
+    return tokens
+
+
+def _sample(config: RunConfig, space: LabelSpace, outputs: list[TeacherOutputs]) -> SampleLook:
+    sure = teacher_certainty(outputs)
+    usable = not config.method.needs_gold and set(parts_of(config.method.score)) <= set(available(outputs))
+    plain = config.method.model_copy(update={"refinement": "none"})  # a sample does not show the pool's classes
+    best = (fit_router(plain, outputs, space)(outputs).weights if usable else sure).argmax(axis=-1)
+    predictions = union_predictions(outputs, space)
+    return SampleLook(
+        texts=len(sure),
+        teacher_share={name: float((best == i).mean()) for i, name in enumerate(space.columns)},
+        agreement=float((predictions == predictions[:, :1]).all(axis=-1).mean()),
+        foreign=float((sure.max(axis=-1) <= 1 - FOREIGN).mean()),
+    )
+
+
+def _columns(config: RunConfig) -> Columns:
+    return Columns(config.texts.text, config.texts.text_pair, None, config.texts.id)
+
+
+def _count_test(config: RunConfig) -> int:
+    assert config.test is not None
+    columns = Columns(config.test.text or config.texts.text, config.test.text_pair or config.texts.text_pair)
+    texts = read(config.test.path, columns, split=config.test.split)
+    return sum(1 for _ in itertools.islice((text for text in texts if text.text.strip()), config.test.limit))
+
+
+def _problem(error: MukiError) -> Finding:
+    """An error that would stop the run, in its own words: they name the remedy."""
+    about, _, said = str(error).replace(". Choose one: ", "; choose one: ").partition(": ")
+    text, _, remedy = said.partition("; ")
+    return Finding("problem", about.replace("'", ""), text, remedy or "mend it before the run")

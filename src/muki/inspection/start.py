@@ -1,0 +1,100 @@
+"""A commented run file to start from: made of what the teachers' folders and the texts say, nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from muki.errors import ConfigError, TeacherError
+from muki.inspection.findings import alike_labels, yaml_name
+from muki.inspection.look import tokens_of
+from muki.inspection.texts import look
+from muki.labels import is_generic
+from muki.teachers.checks import require_folder_if_path
+from muki.teachers.provenance import provenance
+from muki.texts import Columns, read
+
+_STEPS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> str:
+    """The content of a run file for these teachers and texts.
+
+    Args:
+        models: two or more folders or Hub ids.
+        texts: any source of texts.
+        text_column: column of the text.
+
+    Raises:
+        ConfigError: fewer than two teachers.
+        TeacherError: one cannot be read.
+        TextsError: the texts cannot be read.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    if len(models) < 2:
+        raise ConfigError(f"muki inspect --init: two or more teachers are needed, found {len(models)}")
+    sample = look(read(texts, Columns(text_column)), most=20_000).sample
+    labels: dict[str, list[str]] = {}
+    lines, longest = ["teachers:"], 0
+    for model in models:
+        name = Path(model).name
+        require_folder_if_path(model, name)
+        try:
+            config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise TeacherError(f"teacher '{name}': cannot be read ({str(error).splitlines()[0]})") from None
+        tokens = tokens_of(tokenizer, sample, 10**6)
+        longest = max(longest, tokens.p95)
+        own = [str(config.id2label[i]) for i in range(config.num_labels)]
+        labels[name if name not in labels else f"{name}-{len(labels) + 1}"] = own
+        lines += _teacher_lines(model, own, config, _rounded(tokens.p95))
+    lines += [f"  # {line}" for line in _merging(labels)]
+    start = next((base for model in models for base in provenance(model).base_models), models[0])
+    student = f"{{model: {_quoted(start)}, max_length: {_rounded(longest)}}}"
+    pool = f"{{path: {_quoted(texts)}, text: {_quoted(text_column)}}}"
+    return "\n".join([
+        "# A run of muki; `muki inspect` looks at it, `muki run` does it.",
+        *lines,
+        "",
+        f"student: {student}   # any encoder or classifier; its own head is not used",
+        f"texts: {pool}   # unlabelled; jsonl, csv, tsv, txt, parquet",
+        "# test: {path: test.jsonl, label: label}   # optional: the only place where labels are read",
+        "",
+        "method: muki   # or muki-fast, muki-hard, muki-no-mc (needs no dropout), vanilla-kd",
+        "training: {epochs: 3, learning_rate: 5.0e-5, batch_size: 32, seed: 1}   # and all of TrainingArguments",
+        "output: run",
+        "",
+    ])  # fmt: skip
+
+
+def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int) -> list[str]:
+    lines = [f"  - model: {_quoted(model)}   # {type(config).__name__.removesuffix('Config')}, {len(labels)} labels"]
+    generic = [label for label in labels if is_generic(label)]
+    if generic:
+        lines.append("    labels:   # these names say nothing: give them their meaning")
+        lines += [f"      {label}: <name>" for label in generic]
+    else:
+        lines.append(f"    # labels: {{{yaml_name(labels[0])}: another name}}   # rename; equal names are one class: "
+                     + ", ".join(labels))  # fmt: skip
+    lines.append(f"    max_length: {max_length}   # holds 95 % of the texts")
+    rates = [v for k, v in vars(config).items() if "drop" in k and "layerdrop" not in k and isinstance(v, float)]
+    if not any(rates):
+        lines.append("    dropout_override: 0.1   # it was trained without dropout; or choose method: muki-no-mc below")
+    return lines
+
+
+def _merging(labels: dict[str, list[str]]) -> list[str]:
+    """Comments that point out labels that look like one class."""
+    return [f"{one.text}; {one.remedy}" for one in alike_labels(labels)]
+
+
+def _rounded(tokens: int) -> int:
+    """The next usual maximum length."""
+    return next((step for step in _STEPS if step >= tokens), _STEPS[-1])
+
+
+def _quoted(text: str) -> str:
+    plain = text and all(c.isalnum() or c in "/._-~" for c in text) and text[0] not in "-~"
+    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,106 @@
+"""What a finished run's files hold about each text of the pool: the only place of the report that reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from muki.certainty import certainty
+from muki.config import RunConfig
+from muki.errors import RunFolderError
+from muki.evaluation.answers import StudentAnswers, asked_rows
+from muki.evaluation.evaluate import load_outputs
+from muki.formulas import Array, softmax
+from muki.integration.stage import load_supervision, union_predictions
+from muki.labels import LabelSpace
+from muki.routing.weights import soft_weights
+from muki.run_folder import RunFolder
+from muki.teachers.outputs import TeacherOutputs
+from muki.texts import TextShards
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Arrays over the n texts of the pool, N teachers and C labels; all in the order of `rows`.
+
+    Attributes:
+        texts: the pool.
+        space: the label space.
+        rows: row ids, shape (n,).
+        target: what the student was to predict, shape (n, C).
+        weight: how much each text counted, shape (n,), mean 1.
+        routing: how much each teacher was heard, shape (n, N). Of a method that hears one teacher alone, the weights
+            that the soft rule would have given: who came second is what a reader wants to know.
+        certainty: of each teacher, in [0, 1], shape (n, N): of the mean over dropout passes where there were some.
+        predictions: each teacher's top class as an index into the union, shape (n, N).
+        foreign: how far a text seems to belong to no label, in [0, 1], shape (n,).
+        asked: positions of the texts that the student was asked about, shape (m,), ascending.
+        student: its probabilities for them, shape (m, C).
+    """
+
+    texts: TextShards
+    space: LabelSpace
+    rows: NDArray[np.int64]
+    target: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    routing: Array
+    certainty: Array
+    predictions: NDArray[np.int64]
+    foreign: Array
+    asked: NDArray[np.int64]
+    student: NDArray[np.float32]
+
+    @property
+    def names(self) -> list[str]:
+        """The teachers' names."""
+        return list(self.space.columns)
+
+
+def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> Evidence:
+    """Read the run's files; the student is loaded only where its answers are not among them.
+
+    Raises:
+        RunFolderError: a stage is not finished.
+    """
+    pool = TextShards.load(run.texts("pool"))
+    if pool is None:
+        raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
+    supervision, _ = load_supervision(run.supervision)
+    outputs = load_outputs(run, "pool", list(space.columns), pool)
+    rows = asked_rows(supervision.rows, config.training.holdout, config.training.seed)
+    sure = teacher_certainty(outputs)
+    routing = supervision.routing.astype(np.float64)
+    if config.method.integration == "hard":
+        routing = soft_weights(sure, config.method.temperature)
+    return Evidence(
+        texts=pool,
+        space=space,
+        rows=supervision.rows,
+        target=supervision.target,
+        weight=supervision.weight,
+        routing=routing,
+        certainty=sure,
+        predictions=union_predictions(outputs, space),
+        foreign=_foreign(run, sure),
+        asked=np.searchsorted(supervision.rows, rows),
+        student=StudentAnswers(run, config).of("pool", pool, rows),
+    )
+
+
+def teacher_certainty(outputs: list[TeacherOutputs]) -> Array:
+    """Each teacher's certainty in [0, 1], comparable for every method, shape (n, N)."""
+    return np.stack([certainty(one.mc_mean if (one.passes > 0).all() else softmax(one.logits)) for one in outputs], -1)
+
+
+def _foreign(run: RunFolder, sure: Array) -> Array:
+    """The method's own estimate where it makes one, else one minus the certainty of the surest teacher."""
+    files = sorted(run.supervision.glob("shard-*.parquet"))
+    if files and "foreign" in pq.read_schema(files[0]).names:
+        column: Any = pa.concat_tables([pq.read_table(path, columns=["foreign"]) for path in files])["foreign"]
+        return np.asarray(column.to_numpy(), dtype=np.float64)
+    return np.asarray(1.0 - sure.max(axis=-1), dtype=np.float64)

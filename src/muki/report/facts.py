@@ -1,0 +1,281 @@
+"""Everything the page says about one run, as plain numbers and strings: collected here, worded and drawn elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from muki.config import IN_MEMORY, RunConfig
+from muki.errors import RunFolderError
+from muki.evaluation.answers import StudentAnswers, pick
+from muki.files import read_json
+from muki.labels import LabelSpace
+from muki.report.choose import CONTESTED, FOREIGN, Contest, conflicting_pairs, contest, worth_labelling
+from muki.report.evidence import Evidence, gather
+from muki.run_folder import RunFolder
+from muki.teachers.survey import TeacherRecord, load_records
+from muki.texts import Text, TextShards
+
+_EXAMPLES = 3
+_CONFUSIONS = 8
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A teacher's word on a text: its class, its certainty in [0, 1], and how much it was heard in [0, 1]."""
+
+    teacher: str
+    label: str
+    certainty: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """One text of the pool with what everybody said. `student` is None where it was not asked."""
+
+    text: Text
+    claims: list[Claim]
+    target: str
+    target_share: float
+    weight: float
+    foreign: float
+    student: str | None
+    student_share: float
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """Two classes of two teachers that claim the same texts: how many, how often the first is heard more, examples."""
+
+    first: tuple[str, str]
+    second: tuple[str, str]
+    texts: int
+    first_wins: int
+    examples: list[TextFacts]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Test texts of one gold label that the student gives another: how many of how many, and its surest mistake."""
+
+    gold: str
+    predicted: str
+    count: int
+    of: int
+    example: Text
+    confidence: float
+
+
+@dataclass(frozen=True)
+class StudentFacts:
+    """The result: what it is and how large. Sizes in parameters and in bytes of its folder."""
+
+    architecture: str
+    parameters: int
+    bytes: int
+    max_length: int
+    prefix: str
+    start: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One run.
+
+    Attributes:
+        metrics: the content of `metrics.json`.
+        training: of `training.json`; `times`: seconds by stage, as far as they were recorded.
+        labelled: of `labelled.json`, if labels were filled in for this very supervision.
+        contested, foreign: shares of the pool.
+        by_label: for each label (gold with a test file, else the target's), each teacher's share; see `by_label_of`.
+        evidence: the arrays, for plots.
+    """
+
+    name: str
+    config: RunConfig
+    space: LabelSpace
+    records: list[TeacherRecord]
+    metrics: dict[str, Any]
+    training: dict[str, Any]
+    times: dict[str, float]
+    labelled: dict[str, Any] | None
+    student: StudentFacts
+    contested: float
+    foreign: float
+    by_label: dict[str, dict[str, float]]
+    pairs: list[PairFacts]
+    to_label: list[TextFacts]
+    confusions: list[Confusion]
+    fingerprints: dict[str, str]
+    evidence: Evidence
+
+    @property
+    def has_test(self) -> bool:
+        """Whether gold labels were there."""
+        return "test" in self.metrics
+
+    @property
+    def settings(self) -> str:
+        """The resolved run file, without paths of this machine."""
+        content = self.config.model_dump(mode="json", exclude={"output"})
+        for section in (*content["teachers"], content["student"]):
+            section["model"] = public_name(section["model"])
+        for section in filter(None, (content["texts"], content["test"])):
+            section["path"] = public_name(section["path"])
+        return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
+
+
+def collect(run: RunFolder, config: RunConfig) -> Facts:
+    """Read a finished run.
+
+    Raises:
+        RunFolderError: it is not evaluated yet, or a file is missing.
+    """
+    metrics, records, space = read_json(run.metrics), load_records(run.teachers), LabelSpace.load(run.labels)
+    if metrics is None or records is None or space is None:
+        raise RunFolderError(f"run '{run.root}': nothing evaluated yet; run `muki evaluate {run.root}` first")
+    seen = gather(run, config, space)
+    found = contest(seen.routing, seen.predictions)
+    return Facts(
+        name=run.root.name,
+        config=config,
+        space=space,
+        records=records,
+        metrics=metrics,
+        training=read_json(run.training) or {},
+        times=read_json(run.times) or {},
+        labelled=_labelled(run),
+        student=_student(run, config),
+        contested=float(found.contested.mean()),
+        foreign=float((seen.foreign >= FOREIGN).mean()),
+        by_label=metrics.get("routing", {}).get("by_label") or _heard_by_target(seen),
+        **_chosen_texts(seen, found),
+        confusions=_confusions(run, config, space) if "test" in metrics else [],
+        fingerprints=_fingerprints(run, records, seen.texts),
+        evidence=seen,
+    )
+
+
+def public_name(source: str) -> str:
+    """A Hub id as it is; of a path on this machine the last part: a report is for others too."""
+    return source if source == IN_MEMORY or not Path(source).is_absolute() else Path(source).name
+
+
+def _chosen_texts(seen: Evidence, found: Contest) -> dict[str, Any]:
+    """The texts that the page shows: examples of each pair of classes, and those worth a label."""
+    pairs = conflicting_pairs(found, seen.predictions)
+    everything = list(seen.texts)
+    picks = worth_labelling(
+        [" ".join(f"{text.text} {text.text_pair or ''}".casefold().split()) for text in everything],
+        found, seen.predictions, seen.foreign, seen.student, seen.asked, seen.target,
+    )  # fmt: skip
+
+    def facts(position: int, reasons: tuple[str, ...] = ()) -> TextFacts:
+        return _text_facts(seen, everything[position], position, reasons)
+
+    def side(pair: tuple[int, int]) -> tuple[str, str]:
+        return seen.names[pair[0]], seen.space.labels[pair[1]]
+
+    return {
+        "pairs": [
+            PairFacts(side(p.first), side(p.second), len(p.positions), p.first_wins,
+                      [facts(i) for i in p.positions[:_EXAMPLES]])
+            for p in pairs
+        ],
+        "to_label": [facts(one.position, one.reasons) for one in picks],
+    }  # fmt: skip
+
+
+def _text_facts(seen: Evidence, text: Text, i: int, reasons: tuple[str, ...]) -> TextFacts:
+    labels = seen.space.labels
+    asked = int(np.searchsorted(seen.asked, i))
+    answer = seen.student[asked] if asked < len(seen.asked) and seen.asked[asked] == i else None
+    claims = [
+        Claim(name, labels[int(seen.predictions[i, t])], float(seen.certainty[i, t]), float(seen.routing[i, t]))
+        for t, name in enumerate(seen.names)
+    ]
+    return TextFacts(
+        text=text,
+        claims=sorted(claims, key=lambda claim: -claim.weight),
+        target=labels[int(seen.target[i].argmax())],
+        target_share=float(seen.target[i].max()),
+        weight=float(seen.weight[i]),
+        foreign=float(seen.foreign[i]),
+        student=None if answer is None else labels[int(answer.argmax())],
+        student_share=0.0 if answer is None else float(answer.max()),
+        reasons=reasons,
+    )
+
+
+def _heard_by_target(seen: Evidence) -> dict[str, dict[str, float]]:
+    """Without gold labels: for each label, how much each teacher is heard on texts whose target names it."""
+    top = seen.target.argmax(axis=-1)
+    return {
+        label: dict(zip(seen.names, map(float, seen.routing[top == i].mean(axis=0)), strict=True))
+        for i, label in enumerate(seen.space.labels)
+        if (top == i).any()
+    }
+
+
+def _confusions(run: RunFolder, config: RunConfig, space: LabelSpace) -> list[Confusion]:
+    """The most frequent mistakes on the test texts, each with the one that the student was surest of."""
+    test = TextShards.load(run.texts("test"))
+    if test is None:
+        return []
+    rows = np.array([text.row for text in test if text.label in space.label2id], dtype=np.int64)
+    texts = pick(test, rows)
+    answers = StudentAnswers(run, config).of("test", test, rows)
+    gold = np.array([space.label2id[text.label or ""] for text in texts])
+    said, sure = answers.argmax(axis=-1), answers.max(axis=-1)
+    counts = Counter((int(g), int(s)) for g, s in zip(gold, said, strict=True) if g != s)
+    result = []
+    for (g, s), count in counts.most_common(_CONFUSIONS):
+        worst = max(np.flatnonzero((gold == g) & (said == s)).tolist(), key=lambda i: float(sure[i]))
+        of = int((gold == g).sum())
+        result.append(Confusion(space.labels[g], space.labels[s], count, of, texts[worst], float(sure[worst])))
+    return result
+
+
+def _labelled(run: RunFolder) -> dict[str, Any] | None:
+    content = read_json(run.labelled)
+    current = (read_json(run.supervision / "supervision.json") or {}).get("fingerprint")
+    return content if content is not None and content.get("supervision") == current else None
+
+
+def _student(run: RunFolder, config: RunConfig) -> StudentFacts:
+    content = read_json(run.student / "config.json") or {}
+    return StudentFacts(
+        architecture=(content.get("architectures") or ["?"])[0],
+        parameters=sum(_stored_parameters(path) for path in run.student.glob("*.safetensors")),
+        bytes=sum(path.stat().st_size for path in run.student.rglob("*") if path.is_file()),
+        max_length=config.student.max_length,
+        prefix=config.student.prefix,
+        start=public_name(config.student.model),
+    )
+
+
+def _stored_parameters(path: Path) -> int:
+    """Count from the header alone: eight bytes with its length, then JSON with each tensor's shape."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(int(np.prod(tensor["shape"])) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _fingerprints(run: RunFolder, records: list[TeacherRecord], pool: TextShards) -> dict[str, str]:
+    """What the run was made from, by content."""
+    made = {f"teacher {record.name}": record.fingerprint for record in records}
+    made["texts"] = pool.fingerprint
+    for title, path in (("supervision", run.supervision / "supervision.json"), ("student", run.training)):
+        made[title] = str((read_json(path) or {}).get("fingerprint", "unknown"))
+    return made
+
+
+__all__ = ["CONTESTED", "FOREIGN", "Facts", "collect", "public_name"]

@@ -1,0 +1,190 @@
+"""The report's sentences: what the numbers mean to somebody who has to decide. Pure functions of the facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from muki.report.facts import Facts
+
+Tone = Literal["good", "plain", "warn"]
+
+_FEW = 10  # test texts of a class below which its figures say little
+_MISSED = 0.5
+_OVERSURE = 0.1
+_WELL_ROUTED = 0.8
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One sentence and how it is meant."""
+
+    tone: Tone
+    text: str
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """`0.774` as `77.4 %`."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 text`, `1,240 texts`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    """`a, b and c`; beyond `most`, `a, b, c, d and 3 more`."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
+
+
+def verdict(facts: Facts) -> str:
+    """The page's first sentences."""
+    made = (
+        f"One classifier over {count(len(facts.space.labels), 'label')}, taught by "
+        f"{count(len(facts.records), 'teacher')} on {count(facts.metrics['pool']['texts'], 'unlabelled text')}."
+    )
+    if not facts.has_test:
+        return f"{made} Nobody has told it the right answers yet, so its accuracy is unknown."
+    student, n = facts.metrics["student"], facts.metrics["test"]["texts"]
+    low, high = student["accuracy_interval"]
+    return (
+        f"{made} It is right on {percent(student['accuracy'])} of {count(n, 'test text')} "
+        f"(95 % interval {percent(low)} to {percent(high)})."
+    )
+
+
+def trust(facts: Facts) -> list[Remark]:
+    """What can be said about the student's quality, good and bad."""
+    if not facts.has_test:
+        return [*_without_labels(facts), *_labelled(facts)]
+    return [
+        *_labelled(facts),
+        _against_teachers(facts),
+        *_weak_classes(facts),
+        *_calibration(facts),
+        _routing(facts),
+        *_left_out(facts),
+    ]
+
+
+def conflicts(facts: Facts) -> list[Remark]:
+    """Introduces the table of conflicting classes."""
+    remarks = [_contested(facts)]
+    if facts.pairs:
+        (one, says), (other, contradicts) = facts.pairs[0].first, facts.pairs[0].second
+        times = count(facts.pairs[0].texts, "text")
+        remarks.append(Remark("plain", f"Most often {one} says “{says}” where {other} says “{contradicts}” ({times})."))
+    return [*remarks, _foreign(facts)]
+
+
+# --- with gold labels --------------------------------------------------------------------------------------------
+
+
+def _against_teachers(facts: Facts) -> Remark:
+    m = facts.metrics
+    student, best = m["student"], max(m["ensemble"]["accuracy"], m["routed_ensemble"]["accuracy"])
+    points = 100 * abs(student["accuracy"] - best)
+    low, high = student["accuracy_interval"]
+    if low > best:
+        return Remark("good", f"The student beats all its teachers running together by {points:.1f} points.")
+    if high < best:
+        return Remark(
+            "warn",
+            f"The teachers running together are {points:.1f} points better than the student; more unlabelled texts, "
+            "more epochs or a larger student may close the gap.",
+        )
+    return Remark("plain", "The student is as good as all its teachers running together, within the interval.")
+
+
+def _weak_classes(facts: Facts) -> list[Remark]:
+    per_class = facts.metrics["student"]["per_class"]
+    missed = [(label, one) for label, one in per_class.items() if one["n"] >= _FEW and one["recall"] < _MISSED]
+    missed.sort(key=lambda item: item[1]["recall"])
+    remarks = [
+        Remark("warn", f"“{label}” is mostly missed: {round(one['recall'] * one['n'])} of {one['n']} texts found.")
+        for label, one in missed[:3]
+    ]
+    if len(missed) > 3:
+        remarks.append(Remark("warn", f"{count(len(missed) - 3, 'more label')} mostly missed; see the table."))
+    few = [f"“{label}”" for label, one in per_class.items() if one["n"] < _FEW]
+    if few:
+        remarks.append(Remark("plain", f"Fewer than {_FEW} test texts of {listed(few)}: too few to judge."))
+    return remarks
+
+
+def _calibration(facts: Facts) -> list[Remark]:
+    bins = facts.metrics["student"].get("calibration")
+    if not bins:
+        return []
+    over = sum(one["n"] * (one["confidence"] - one["accuracy"]) for one in bins) / sum(one["n"] for one in bins)
+    if abs(over) <= _OVERSURE:
+        return []
+    how, where = ("surer", "above") if over > 0 else ("less sure", "below")
+    said = f"It is {how} than it should be: its confidence is {100 * abs(over):.0f} points {where} its accuracy."
+    return [Remark("warn", said)]
+
+
+def _routing(facts: Facts) -> Remark:
+    share = facts.metrics["routing"]["accuracy"]
+    said = f"On {percent(share)} of the test texts the surest teacher is one that knows the right label"
+    if share >= _WELL_ROUTED:
+        return Remark("plain", f"{said}.")
+    return Remark("warn", f"{said}; texts like the others mostly taught the student a wrong label.")
+
+
+def _left_out(facts: Facts) -> list[Remark]:
+    left_out = facts.metrics["test"]["left_out"]
+    if not left_out:
+        return []
+    names = listed([f"“{label}”" for label in left_out])
+    return [
+        Remark("warn", f"{count(sum(left_out.values()), 'test text')} left out: no teacher knows the label {names}.")
+    ]
+
+
+def _labelled(facts: Facts) -> list[Remark]:
+    """What a person's own labels say."""
+    if facts.labelled is None:
+        return []
+    n, student = facts.labelled["texts"], facts.labelled["student"]["accuracy"]
+    target = facts.labelled["target"]["accuracy"]
+    said = f"Of {count(n, 'text')} labelled by hand the student gets {round(student * n)} right"
+    return [
+        Remark("plain", f"{said}, its training targets {round(target * n)}. Hand-picked hard texts are no fair sample.")
+    ]
+
+
+# --- without ------------------------------------------------------------------------------------------------------
+
+
+def _without_labels(facts: Facts) -> list[Remark]:
+    held_out = facts.metrics["pool"]["held_out"]
+    remarks = [
+        Remark("warn", "No labelled test texts were given. Nothing on this page says how often the student is right.")
+    ]
+    agreement = held_out.get("student_target_agreement")
+    if agreement is not None:
+        tone: Tone = "good" if agreement >= 0.9 else "plain" if agreement >= 0.75 else "warn"
+        remarks.append(
+            Remark(
+                tone,
+                f"On {percent(agreement)} of {count(held_out['n'], 'held-out text')} it gives the label that its "
+                "teachers' combined word gives. This says how well it learned from them, not whether they are right.",
+            )
+        )
+    return [*remarks, _contested(facts), _foreign(facts)]
+
+
+def _contested(facts: Facts) -> Remark:
+    tone: Tone = "warn" if facts.contested > 0.5 else "plain"
+    return Remark(
+        tone, f"On {percent(facts.contested)} of the texts two teachers, about equally sure, contradict each other."
+    )
+
+
+def _foreign(facts: Facts) -> Remark:
+    tone: Tone = "warn" if facts.foreign > 0.1 else "plain"
+    return Remark(tone, f"On {percent(facts.foreign)} of the texts no teacher is sure; some may belong to no label.")

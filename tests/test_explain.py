@@ -1,0 +1,122 @@
+"""`muki explain`: exact sentences, and the numbers of the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_jsonl
+from test_report import make_run
+from test_run import invoke, works
+
+from muki.explain import Explanation, Voice, rendered, sentence
+
+
+def voice(teacher: str, label: str, certainty: float, weight: float) -> Voice:
+    return Voice(teacher, [(label, 0.8), ("other", 0.2)], certainty, 0.03, weight)
+
+
+CLEAR = [voice("orders", "delivery", 0.83, 0.91), voice("tech", "login", 0.37, 0.09)]
+CONTESTED = [voice("orders", "delivery", 0.71, 0.52), voice("tech", "login", 0.69, 0.48)]
+FOREIGN = [voice("orders", "delivery", 0.22, 0.52), voice("tech", "login", 0.2, 0.48)]
+AGREED = [voice("orders", "delivery", 0.9, 0.6), voice("tech", "delivery", 0.8, 0.4)]
+PREFERRED = [voice("orders", "delivery", 0.5, 0.8), voice("tech", "login", 0.7, 0.2)]
+THREE = [voice("orders", "delivery", 0.9, 0.45), voice("shop", "delivery", 0.9, 0.45), voice("tech", "login", 0.4, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("voices", "weight", "student", "said"),
+    [
+        (CLEAR, 1.4, ("delivery", 0.93),
+         "orders decides with 91 % of the weight: it is 83 % certain of “delivery”, tech only 37 % of “login”; the "
+         "student agrees (93 %)."),
+        (CLEAR, 1.4, ("login", 0.6),
+         "orders decides with 91 % of the weight: it is 83 % certain of “delivery”, tech only 37 % of “login”; the "
+         "student answers “login” instead (60 %)."),
+        (CLEAR, 1.4, None,
+         "orders decides with 91 % of the weight: it is 83 % certain of “delivery”, tech only 37 % of “login”."),
+        (CONTESTED, 0.06, ("delivery", 0.55),
+         "Contested: orders is 71 % certain of “delivery”, tech 69 % of “login”, so they are heard 52 % and 48 %, and "
+         "it counts little in training (0.06 of an average text); the student agrees (55 %)."),
+        (FOREIGN, 0.1, ("login", 0.4),
+         "No teacher is sure of this text, not even orders (22 % certain of “delivery”), so it may belong to none of "
+         "the labels, and it counts little in training (0.10 of an average text); the student answers “login” instead "
+         "(40 %)."),
+        (AGREED, 2.0, ("delivery", 0.99),
+         "All teachers say “delivery”, orders with 90 % certainty; the student agrees (99 %)."),
+        (PREFERRED, 1.0, ("delivery", 0.7),
+         "orders decides for “delivery” with 80 % of the weight: the method's score prefers it, although tech is surer "
+         "(70 % against 50 % certainty); the student agrees (70 %)."),
+        (THREE, 1.0, ("delivery", 0.7),
+         "orders decides with 45 % of the weight: it is 90 % certain of “delivery”, tech only 40 % of “login”; the "
+         "student agrees (70 %)."),
+    ],
+)  # fmt: skip
+def test_one_sentence_in_plain_words(voices: list[Voice], weight: float, student: tuple[str, float] | None, said: str):
+    assert sentence(voices, "delivery", weight, student) == said
+
+
+def test_an_explanation_on_a_terminal():
+    one = Explanation("late again", 7, CLEAR, [("delivery", 0.75), ("login", 0.1)], 1.4, [("delivery", 0.93)], "So.")
+    assert rendered(one) == (
+        "“late again”   (row 7 of the pool)\n"
+        "\n"
+        "teacher  certainty  ± passes  heard  says\n"
+        "--------------------------------------------------------------\n"
+        "orders        83 %       3 %   91 %  delivery 80 %, other 20 %\n"
+        "tech          37 %       3 %    9 %  login 80 %, other 20 %\n"
+        "\n"
+        "target:  delivery 75 %, login 10 %\n"
+        "weight:  1.40 of an average text\n"
+        "student: delivery 93 %\n"
+        "\n"
+        "So."
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, teachers: list[Path], encoder: Path, pool_texts: list[str]) -> Path:
+    return make_run(tmp_path_factory.mktemp("explained"), teachers, encoder, pool_texts, [])
+
+
+def test_a_text_of_the_pool_is_explained_by_the_runs_own_numbers(run: Path, pool_texts: list[str]):
+    said = json.loads(works("explain", run, pool_texts[5], "--json").stdout)
+    stored = pq.read_table(run / "supervision" / "shard-00000.parquet").slice(5, 1).to_pylist()[0]
+    labels = json.loads((run / "labels.json").read_text(encoding="utf-8"))
+    assert said["row"] == 5
+    weights = {voice["teacher"]: voice["weight"] for voice in said["voices"]}
+    assert [weights[name] for name in labels["teachers"]] == pytest.approx(stored["routing"], abs=2e-3)
+    assert said["weight"] == pytest.approx(stored["weight"], abs=2e-2)
+    assert said["target"][0][0] == labels["labels"][int(np.argmax(stored["target"]))]
+    assert said["target"][0][1] == pytest.approx(max(stored["target"]), abs=2e-3)
+    assert all(0 < voice["spread"] < 1 for voice in said["voices"])
+
+
+def test_any_text_and_any_file_can_be_explained(run: Path, tmp_path: Path, pool_texts: list[str]):
+    result = works("explain", run, "a text that nobody has seen")
+    assert result.stdout.startswith("“a text that nobody has seen”\n\nteacher  certainty  ± passes  heard ")
+    assert result.stdout.rstrip().endswith((").", "."))
+    file = write_jsonl(tmp_path / "in.jsonl", [{"text": "one"}, {"text": pool_texts[3]}])
+    lines = works("explain", run, "--texts", file, "--json").stdout.splitlines()
+    assert [json.loads(line)["row"] for line in lines] == [None, 3]
+
+
+def test_one_text_or_a_file_but_not_both(run: Path):
+    result = invoke("explain", run)
+    assert result.exit_code == 2
+    assert (
+        'muki: muki explain: give one text in quotes, or --texts FILE; e.g. muki explain run "a text"' in result.stderr
+    )
+
+
+def test_a_run_without_scores_cannot_explain(tmp_path: Path, settings):
+    import yaml
+
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings()), encoding="utf-8")
+    result = invoke("explain", tmp_path / "run.yaml", "a text")
+    assert result.exit_code == 2
+    folder = tmp_path / "run"
+    assert f"muki: run '{folder}': nothing scored yet; run `muki score {folder}` first\n" in result.stderr

@@ -1,0 +1,299 @@
+"""`muki inspect`: every planted fault is found, with what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import write_jsonl
+from test_run import invoke, works
+from tiny import save_teacher
+
+from muki.config import load_config, make_config
+from muki.inspection import findings
+from muki.inspection.estimate import Speed, StudentSpeed, estimate
+from muki.inspection.look import inspect
+from muki.inspection.render import cost_line, size
+from muki.inspection.texts import guess_language, look
+from muki.labels import union
+from muki.texts import Text
+
+Settings = Callable[..., dict[str, Any]]
+ENGLISH = [f"the match {i} ended after a late goal and fans sang all night" for i in range(40)]
+CHINESE = [f"会议在{i}点结束,球迷们整夜唱歌,部长们争论新的税法" for i in range(40)]
+
+
+def said(config: dict[str, Any]) -> list[str]:
+    return [f"{one.level} {one}" for one in inspect(make_config(config, "test")).findings]
+
+
+def teacher(path: Path, **more: Any) -> dict[str, Any]:
+    return {"model": str(path), "max_length": 32, **more}
+
+
+# --- planted faults --------------------------------------------------------------------------------------------------
+
+
+def test_zero_dropout_is_found_and_the_rest_is_still_looked_at(
+    tmp_path: Path, settings: Settings, teachers: list[Path]
+):
+    silent = save_teacher(tmp_path / "silent", "modernbert", ["rain", "snow"], seed=3)
+    seen = inspect(make_config(settings(teachers=[teacher(teachers[0]), teacher(silent)]), "test"))
+    (found,) = [str(one) for one in seen.findings if one.level == "problem"]
+    assert found.startswith(
+        "teacher silent: Monte-Carlo dropout has no effect, two passes are identical (found: attention_dropout=0, "
+    )
+    assert found.endswith(
+        "; choose one: a score without dropout (method: {score: entropy, passes: 0}, or --set method.score=entropy), "
+        "or an explicit rate for this teacher (dropout_override: 0.1), which is written into the run's record"
+    )
+    assert [one.passes_differ for one in seen.teachers] == [True, False]
+    assert seen.cost is not None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "line"),
+    [
+        ("sports", "Sport", "labels: {Sport: sports}"),
+        ("Health Care", "health-care", "labels: {health-care: Health Care}"),
+        ("PoliticsSociety", "society & politics", 'labels: {"society & politics": PoliticsSociety}'),
+        ("technology", "tecnology", "labels: {tecnology: technology}"),
+        ("yes", "YES", 'labels: {"YES": "yes"}'),
+    ],
+)
+def test_labels_that_look_like_one_class_come_with_the_line_that_merges_them(one: str, other: str, line: str):
+    (found,) = findings.alike_labels({"a": [one, "film"], "b": [other, "business"]})
+    assert str(found) == (
+        f"labels: “{one}” of a and “{other}” of b look like one class; to merge them, give teacher b the line   {line}"
+    )
+    renaming = yaml.safe_load(line)["labels"]
+    assert renaming == {other: one}
+
+
+@pytest.mark.parametrize(("one", "other"), [("sports", "sports"), ("art", "car"), ("billing", "sailing"), ("a", "b")])
+def test_labels_that_are_equal_or_different_are_not_pointed_out(one: str, other: str):
+    assert findings.alike_labels({"a": [one], "b": [other]}) == []
+
+
+def test_alike_labels_of_real_teachers(tmp_path: Path, settings: Settings, teachers: list[Path]):
+    other = save_teacher(tmp_path / "other", "bert", ["Sport", "rain"], seed=3)
+    found = said(settings(teachers=[teacher(teachers[0]), teacher(other)]))
+    assert (
+        "warning labels: “sports” of news and “Sport” of other look like one class; to merge them, give teacher other "
+        "the line   labels: {Sport: sports}" in found
+    )
+
+
+def test_a_vocabulary_of_another_language_is_called_out(tmp_path: Path, settings: Settings):
+    pool = write_jsonl(tmp_path / "chinese.jsonl", [{"text": text} for text in CHINESE])
+    seen = inspect(make_config(settings(texts={"path": str(pool)}), "test"))
+    assert seen.texts is not None
+    assert seen.texts.languages == {"Chinese": 1.0}
+    found = [str(one) for one in seen.findings]
+    assert any(
+        one.startswith("student: ") and one.endswith(
+            "of the tokens are unknown to its vocabulary (the texts look mostly Chinese); start the student from a "
+            "model of that language, or a multilingual one"
+        ) for one in found
+    )  # fmt: skip
+    # The second teacher's vocabulary is of bytes, which are never unknown.
+    assert any(
+        "teacher culture: its vocabulary breaks the texts into bytes" in one and "(they look mostly Chinese)" in one
+        for one in found
+    )
+
+
+def test_truncation_is_found_with_the_length_that_helps(tmp_path: Path, settings: Settings, teachers: list[Path]):
+    pool = write_jsonl(tmp_path / "english.jsonl", [{"text": text} for text in ENGLISH])
+    config = settings(teachers=[teacher(path, max_length=8) for path in teachers], texts={"path": str(pool)})
+    found = [one for one in said(config) if "teacher news: 100 %" in one]
+    assert found == [
+        "warning teacher news: 100 % of the texts are longer than its 8 tokens and are cut; set max_length: 15"
+    ]
+
+
+def test_a_model_that_can_take_no_more_is_not_asked_to():
+    (found,) = findings.truncation("student", 0.5, 512, 900, 512)
+    assert str(found) == (
+        "student: 50 % of the texts are longer than its 512 tokens and are cut; it can take no more; split long texts, "
+        "or put what matters first"
+    )
+
+
+def test_labels_without_a_meaning_stop_nothing_but_are_a_problem(
+    tmp_path: Path, settings: Settings, teachers: list[Path]
+):
+    generic = save_teacher(tmp_path / "generic", "bert", ["LABEL_0", "LABEL_1"], seed=3)
+    seen = inspect(make_config(settings(teachers=[teacher(teachers[0]), teacher(generic)]), "test"))
+    (found,) = [one for one in seen.findings if one.level == "problem"]
+    assert str(found).startswith("teacher generic: label names LABEL_0, LABEL_1 say nothing, and would be merged")
+    assert "LABEL_0: <name>" in found.remedy
+    assert [one.name for one in seen.teachers] == ["news"]
+    assert seen.cost is None
+
+
+def test_the_same_model_twice(settings: Settings, teachers: list[Path]):
+    config = settings(teachers=[teacher(teachers[0], name="one"), teacher(teachers[0], name="two")])
+    assert "problem teacher two: the same model as teacher one; give each teacher once" in said(config)
+
+
+def test_few_repeated_and_empty_texts():
+    assert [str(one) for one in findings.pool(count=100, duplicates=30, empty=50)] == [
+        "texts: only 100 texts; give thousands if you can; unlabelled texts are cheap",
+        "texts: 30 % repeat an earlier text; drop the repetitions; they cost time and count twice",
+        "texts: 50 of 150 are empty and would be skipped; check the column (texts: {text: …})",
+    ]
+    assert findings.pool(count=1000, duplicates=10, empty=10) == []
+
+
+def test_a_teacher_that_is_never_heard():
+    assert [str(one) for one in findings.sample({"a": 0.995, "b": 0.005}, foreign=0.4)] == [
+        "teacher b: is the surest on under 1 % of the sampled texts only; check that the texts hold what it was "
+        "trained for; without such texts its labels cannot be taught",
+        "texts: on 40 % of the sample no teacher is sure; many texts may belong to none of the labels; closer ones "
+        "teach better",
+    ]
+
+
+@pytest.mark.parametrize(
+    "licence", ["cc-by-nc-4.0", "cc-by-sa-4.0", "gpl-3.0", "llama3.1", "gemma", "openrail", "other"]
+)
+def test_licences_that_restrict_are_named(licence: str):
+    (found,) = findings.licences({"a": "apache-2.0", "b": licence, "c": None})
+    assert str(found) == (
+        f"licences: some restrict what may be done with a student: b ({licence}); read them before the student is used "
+        "or passed on"
+    )
+
+
+def test_two_licences_that_both_want_their_own_terms_do_not_fit():
+    (found,) = findings.licences({"a": "gpl-3.0", "b": "cc-by-sa-4.0", "c": "mit"})
+    assert str(found) == (
+        "licences: they do not fit together: a (gpl-3.0), b (cc-by-sa-4.0) each want what is made from them under "
+        "their own terms; read them before the student is used or passed on"
+    )
+
+
+def test_free_licences_are_no_finding():
+    assert findings.licences({"a": "apache-2.0", "b": "mit", "c": "cc-by-4.0", "d": "bsd-3-clause", "e": None}) == []
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("the match ended and fans sang", "English"),
+        ("das Spiel ist aus und die Fans singen nicht", "German"),
+        ("le match est fini et les fans chantent dans la nuit", "French"),
+        ("el partido no es para los niños", "Spanish"),
+        ("会议结束了", "Chinese"),
+        ("会議は終わりました", "Japanese"),
+        ("회의가 끝났다", "Korean"),
+        ("матч закончился", "Cyrillic script"),
+        ("انتهت المباراة", "Arabic script"),
+        ("12345 !?", "unclear"),
+        ("cheap laptop notebook computer parts with store online shop", "unclear"),
+    ],
+)
+def test_languages_are_guessed(text: str, language: str):
+    assert guess_language(text) == language
+
+
+def test_texts_are_counted_with_their_repetitions():
+    rows = ["One text", "one  TEXT", "", " \t", "another", "One text"]
+    seen = look(Text(i, text) for i, text in enumerate(rows))
+    assert (seen.count, seen.empty, seen.duplicates, seen.capped) == (4, 2, 2, False)
+    assert [text.row for text in seen.sample] == [0, 1, 4, 5]
+    assert look((Text(i, "x") for i in range(9)), most=5).capped
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_scales_what_was_measured(settings: Settings):
+    config = make_config(settings(training={"epochs": 2, "batch_size": 10}, scoring={"processes": 2}), "test")
+    space = union({"a": ["x", "y"], "b": ["z"]})
+    speeds = [Speed(deterministic=0.001, dropout=0.016), Speed(0.002, 0.021)]
+    cost = estimate(
+        config, space, pool=1000, test=200, mean_bytes=100.0, mean_tokens=20.0, speeds=speeds,
+        student=StudentSpeed(step=0.1, prediction=0.002, parameters=1_000_000),
+    )  # fmt: skip
+    assert cost.seconds == {
+        "start": 12.0,
+        "score": pytest.approx(1200 * 0.04 / 2),
+        "train": pytest.approx(90 * 2 * 0.1 + 2 * 100 * 0.002),
+        "evaluate": pytest.approx(1200 * 0.002),
+    }
+    assert 4_000_000 < cost.disk < 7_000_000
+    assert cost.disk_peak - cost.disk == 24_000_000
+    assert cost_line(cost).startswith(
+        "estimate for this machine: 0:57 (start 0:12, score 0:24, train 0:18, evaluate 0:02)"
+    )
+
+
+def test_sizes_in_words():
+    assert [size(n) for n in (7, 1500, 92_000_000, 3_240_000_000)] == ["7 B", "1.5 kB", "92.0 MB", "3.2 GB"]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_everything_and_writes_nothing(tmp_path: Path, settings: Settings):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings()), encoding="utf-8")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    shown = works("inspect", file).stdout
+    assert "teacher news: BertForSequenceClassification, " in shown
+    assert "passes differ" in shown
+    assert "texts: 40, 0 empty, " in shown
+    assert "WARNING  texts: only 40 texts; give thousands if you can; unlabelled texts are cheap" in shown
+    assert shown.splitlines()[-1].startswith("estimate for this machine: ")
+    content = json.loads(works("inspect", file, "--json").stdout)
+    assert content["labels"] == ["sports", "politics", "business", "technology", "health", "film"]
+    assert content["cost"]["total_seconds"] > 0
+    assert sum(content["sample"]["teacher_share"].values()) == pytest.approx(1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_init_writes_a_run_file_that_works(tmp_path: Path, teachers: list[Path], pool: Path):
+    file = tmp_path / "start.yaml"
+    shown = works("inspect", "--init", *teachers, "--texts", pool, "-o", file).stdout
+    assert shown == f"run file: {file}; look at it, then: muki inspect {file}\n"
+    config = load_config(file)
+    assert [one.model for one in config.teachers] == [str(path) for path in teachers]
+    assert [one.max_length for one in config.teachers] == [32, 48]
+    assert (config.student.model, config.texts.path) == (str(teachers[0]), str(pool))
+    again = invoke("inspect", "--init", *teachers, "--texts", pool, "-o", file)
+    assert again.exit_code == 2
+    assert f"muki: muki inspect --init: '{file}' is there already; choose another with --output\n" in again.stderr
+
+
+def test_init_points_out_what_the_teachers_lack(tmp_path: Path, teachers: list[Path], pool: Path):
+    generic = save_teacher(tmp_path / "generic", "bert", ["LABEL_0", "LABEL_1"], seed=3)
+    silent = save_teacher(tmp_path / "silent", "modernbert", ["Sport", "snow"], seed=3)
+    file = tmp_path / "start.yaml"
+    works("inspect", "--init", teachers[0], generic, silent, "--texts", pool, "-o", file)
+    content = file.read_text(encoding="utf-8")
+    assert "      LABEL_0: <name>\n      LABEL_1: <name>\n" in content
+    assert "    dropout_override: 0.1   # it was trained without dropout; or choose method: muki-no-mc" in content
+    alike = "“sports” of news and “Sport” of silent look like one class"
+    assert f"  # {alike}; to merge them, give teacher silent the line   labels: {{Sport: sports}}\n" in content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--init", "a", "b"], "muki inspect --init: give the unlabelled texts with --texts FILE"),
+        (["a", "b"], "muki inspect: one run file is expected, found 2; for teachers add --init"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str):
+    result = invoke("inspect", *arguments)
+    assert result.exit_code == 2
+    assert f"muki: {message}\n" in result.stderr

@@ -1,0 +1,387 @@
+"""The report: its numbers, its sentences, and that no text becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from conftest import write_jsonl
+from test_run import invoke, works
+from tiny import save_teacher
+
+from muki.report import words
+from muki.report.choose import conflicting_pairs, contest, worth_labelling
+from muki.report.compare import verdict as verdict_of_two
+from muki.report.page import clean, cut
+from muki.report.tables import _harmless
+
+HOSTILE = [
+    "<script>alert('text')</script> the match ended",
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)> shares fell',
+    "{{ 7 * 7191 }} {% raw %} a new phone",
+    "\u202egnihsarc si enohp eht\u202c rates again",
+    "\u200f\u2067 doctors found \u0627\u0644\u0646\u0635 that",
+    "=HYPERLINK(\"http://example.com\",\"film\") parliament voted",
+    "&lt;b&gt; already escaped & not &amp;",
+    "a\x00b\x08 bell\x1b[31m red",
+    "$\\frac{1}{0}$ tax law today",
+]  # fmt: skip
+LABELS = ["<b>sports</b>", "{{ 6 * 1117 }}", "business & $x_1$"], ["technology\u202e", "health\"'", "film"]
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with attributes, and text by the elements around it."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.scripts: list[str] = []
+        self.text: list[tuple[tuple[str, ...], str]] = []
+        self._open: list[str] = []
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag not in ("meta", "br", "path", "use", "rect", "image"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while tag in self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] == "script":
+            self.scripts.append(data)
+        else:
+            self.text.append((tuple(self._open), data))
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(data for _, data in self.text).split())
+
+
+def make_run(
+    folder: Path,
+    teachers: list[Path],
+    encoder: Path,
+    texts: list[str],
+    test: list[dict[str, str]],
+    method: Any = None,
+) -> Path:
+    content: dict[str, Any] = {
+        "teachers": [{"model": str(path), "max_length": 32} for path in teachers],
+        "student": {"model": str(encoder), "max_length": 32},
+        "texts": {"path": str(write_jsonl(folder / "pool.jsonl", [{"text": text} for text in texts]))},
+        "method": method or {"passes": 2},
+        "training": {"epochs": 1, "batch_size": 8},
+        "output": str(folder / "run"),
+    }
+    if test:
+        content["test"] = {"path": str(write_jsonl(folder / "test.jsonl", test))}
+    (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    works("run", folder / "run.yaml")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, encoder: Path, pool_texts: list[str]) -> Path:
+    """A run of which every text and every label name is hostile."""
+    folder = tmp_path_factory.mktemp("hostile")
+    teachers = [
+        save_teacher(folder / "news", "bert", LABELS[0], seed=1),
+        save_teacher(folder / "culture", "roberta", LABELS[1], seed=2),
+    ]
+    texts = [f"{HOSTILE[i % len(HOSTILE)]} {text}" for i, text in enumerate(pool_texts)]
+    labels = [*LABELS[0], *LABELS[1]]
+    test = [{"text": text, "label": labels[i % 6]} for i, text in enumerate(texts)]
+    return make_run(folder, teachers, encoder, texts, [*test, {"text": "x", "label": "<i>nobody</i>"}])
+
+
+@pytest.fixture(scope="module")
+def unlabelled(
+    tmp_path_factory: pytest.TempPathFactory, teachers: list[Path], encoder: Path, pool_texts: list[str]
+) -> Path:
+    return make_run(tmp_path_factory.mktemp("unlabelled"), teachers, encoder, pool_texts, [])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Page:
+    return Page((run / "report" / "report.html").read_text(encoding="utf-8"))
+
+
+# --- hostile texts ---------------------------------------------------------------------------------------------------
+
+
+def test_no_text_and_no_label_becomes_an_element_or_an_attribute(page: Page):
+    assert page.tags["script"] == 1
+    assert not {"img", "i.", "iframe", "object", "form", "input"} & set(page.tags)
+    assert [key for _, key, _ in page.attributes if key.startswith("on")] == []
+    for hostile in HOSTILE[:4]:
+        assert " ".join(clean(hostile).split()) in page.words
+
+
+def test_the_only_script_is_ours_and_the_policy_allows_no_other(page: Page):
+    policy = next(
+        v for tag, key, v in page.attributes if tag == "meta" and key == "content" and "default-src" in str(v)
+    )
+    digest = base64.b64encode(hashlib.sha256("".join(page.scripts).encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in str(policy)
+    assert "default-src 'none'" in str(policy)
+    assert "alert" not in "".join(page.scripts)
+
+
+def test_template_syntax_in_texts_and_labels_is_not_evaluated(page: Page):
+    assert "{{ 7 * 7191 }}" in page.words
+    assert "{{ 6 * 1117 }}" in page.words
+    assert str(7 * 7191) not in page.words
+    assert str(6 * 1117) not in page.words
+
+
+def test_marks_that_reorder_text_are_shut_in(page: Page):
+    shut_in = {"bdi", "text"}  # an SVG text is an island of its own
+    loose = [data for around, data in page.text if re.search("[\u202a-\u202e\u2066-\u2069\u200f]", data)
+             and not shut_in & set(around) and "pre" not in around]  # fmt: skip
+    assert loose == []
+
+
+def test_characters_that_html_forbids_are_replaced(run: Path):
+    content = (run / "report" / "report.html").read_bytes()
+    assert not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]", content)
+    assert clean("a\x00b\x1bc\td") == "a\ufffdb\ufffdc\td"
+
+
+def test_nothing_is_fetched_and_the_page_is_small(run: Path, page: Page):
+    pointing = [str(value) for _, key, value in page.attributes if key in ("src", "href", "xlink:href", "action")]
+    fetching = [value for value in pointing if not value.startswith(("#", "data:"))]
+    assert fetching == []
+    assert "url(http" not in (run / "report" / "report.html").read_text(encoding="utf-8")
+    assert (run / "report" / "report.html").stat().st_size < 3_000_000
+    ids = [value for _, key, value in page.attributes if key == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_no_path_of_this_machine_is_on_the_page(run: Path):
+    assert str(run.parent) not in (run / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_many_labels_make_a_picture_in_the_place_of_a_table(run: Path, monkeypatch: pytest.MonkeyPatch):
+    from muki.config import load_config
+    from muki.report import page as page_module
+    from muki.report.facts import collect
+    from muki.run_folder import RunFolder
+
+    monkeypatch.setattr(page_module, "_MOST_LABELS_IN_TABLE", 3)
+    page = Page(page_module.render(collect(RunFolder(run), load_config(run / "config.yaml"))))
+    assert ("svg", "aria-label", "Confusion matrix") in page.attributes
+    pictures = [str(value) for tag, key, value in page.attributes if tag == "image" and key == "xlink:href"]
+    assert [picture[:22] for picture in pictures] == ["data:image/png;base64,"]
+
+
+def test_three_teachers_that_share_a_label_and_a_hard_method(tmp_path: Path, encoder: Path, pool_texts: list[str]):
+    own = {"one": ["sports", "film"], "two": ["sports", "health"], "three": ["politics", "business"]}
+    teachers = [save_teacher(tmp_path / name, "bert", labels, seed=i) for i, (name, labels) in enumerate(own.items())]
+    run = make_run(tmp_path, teachers, encoder, pool_texts, [], method="muki-hard")
+    page = Page((run / "report" / "report.html").read_text(encoding="utf-8"))
+    assert "One classifier over 5 labels, taught by 3 teachers" in page.words
+    assert "sports one two" in page.words
+
+
+# --- the texts to label ----------------------------------------------------------------------------------------------
+
+
+def test_the_csv_on_the_page_is_the_one_beside_it_and_names_each_text(run: Path, page: Page):
+    link = next(
+        str(v) for tag, key, v in page.attributes if tag == "a" and key == "href" and str(v).startswith("data:")
+    )
+    content = base64.b64decode(link.partition("base64,")[2]).decode("utf-8-sig")
+    beside = (run / "report" / "to-label.csv").read_bytes().decode("utf-8-sig")
+    assert content == beside
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
+    assert 0 < len(rows) <= 50
+    assert len({row["row"] for row in rows}) == len(rows)
+    assert {row["label"] for row in rows} == {""}
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
+def test_a_cell_that_a_spreadsheet_would_run_is_quoted(cell: str):
+    assert _harmless(cell) == f"'{cell}"
+    assert _harmless(f" {cell}") == f" {cell}"
+
+
+def test_long_texts_are_cut_on_the_page():
+    assert cut("a" * 500) == "a" * 399 + "…"
+    assert cut("a" * 400) == "a" * 400
+
+
+# --- numbers and order -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_answers_in_the_order_in_which_a_person_asks(page: Page):
+    order = [value for tag, key, value in page.attributes if tag == "section" and key == "id"]
+    assert order == ["got", "trust", "taught", "conflicts", "look", "made"]
+
+
+def test_the_page_shows_the_metrics_of_the_run(run: Path, page: Page):
+    metrics = json.loads((run / "report" / "metrics.json").read_text(encoding="utf-8"))
+    accuracy = metrics["student"]["accuracy"]
+    assert f"{100 * accuracy:.1f} %" in page.words
+    assert "1 test text left out: no teacher knows the label “<i>nobody</i>”." in page.words
+
+
+def test_a_report_can_be_made_again_without_the_student(run: Path, tmp_path: Path):
+    before = (run / "report" / "report.html").read_text(encoding="utf-8")
+    assert works("report", run).stdout == f"report: {run / 'report' / 'report.html'}\n"
+    after = (run / "report" / "report.html").read_text(encoding="utf-8")
+    assert re.sub(r"time</dt>.*?</dd>", "", after) == re.sub(r"time</dt>.*?</dd>", "", before)
+
+
+def test_without_a_test_file_the_page_says_what_cannot_be_known(unlabelled: Path):
+    page = Page((unlabelled / "report" / "report.html").read_text(encoding="utf-8"))
+    assert "One classifier over 6 labels, taught by 2 teachers on 40 unlabelled texts. Nobody has told it the right " \
+        "answers yet, so its accuracy is unknown." in page.words  # fmt: skip
+    assert "Nothing on this page says how often the student is right." in page.words
+    assert "Right answers" not in page.words
+
+
+def test_two_runs_side_by_side(run: Path, unlabelled: Path):
+    said = works("report", run, unlabelled).stdout
+    path = run / "report" / "with-run.html"
+    assert said == f"report: {path}\n"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.tags["script"] == 1
+    assert [value for tag, key, value in page.attributes if tag == "section" and key == "id"] == [
+        "figures", "settings", "disputed",
+    ]  # fmt: skip
+
+
+def test_a_run_beside_itself_is_refused(run: Path):
+    result = invoke("report", run, run)
+    assert result.exit_code == 2
+    assert f"muki: run '{run}': cannot be set beside itself; give two different runs\n" in result.stderr
+
+
+def test_a_run_without_metrics_is_refused(run: Path, tmp_path: Path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "report" / "metrics.json").unlink()
+    result = invoke("report", copy)
+    assert result.exit_code == 2
+    assert f"muki: run '{copy}': nothing evaluated yet; run `muki evaluate {copy}` first\n" in result.stderr
+
+
+# --- which texts: arrays with known answers --------------------------------------------------------------------------
+
+# Three teachers; teachers 0 and 2 share class 0.
+ROUTING = np.array([[0.9, 0.05, 0.05], [0.5, 0.4, 0.1], [0.45, 0.1, 0.45], [0.2, 0.41, 0.39]])
+PREDICTIONS = np.array([[0, 2, 4], [1, 2, 4], [0, 3, 0], [0, 2, 4]])
+
+
+def test_a_contest_is_between_the_winner_and_the_most_heard_teacher_that_contradicts_it():
+    found = contest(ROUTING, PREDICTIONS)
+    assert found.winner.tolist() == [0, 0, 0, 1]
+    assert found.rival.tolist() == [1, 1, 1, 2]  # in the third text teacher 2 says what the winner says
+    assert found.strength == pytest.approx([0.05 / 0.9, 0.8, 0.1 / 0.45, 0.39 / 0.41])
+    assert found.contested.tolist() == [False, True, False, True]
+
+
+def test_teachers_that_agree_do_not_contest():
+    found = contest(np.array([[0.5, 0.5]]), np.array([[1, 1]]))
+    assert (found.winner[0], found.rival[0], found.strength[0]) == (0, 0, 0.0)
+
+
+def test_pairs_of_classes_are_counted_whoever_wins():
+    routing = np.array([[0.6, 0.4], [0.4, 0.6], [0.55, 0.45], [0.5, 0.5]])
+    predictions = np.array([[0, 2], [0, 2], [1, 2], [1, 1]])
+    pairs = conflicting_pairs(contest(routing, predictions), predictions)
+    assert [(p.first, p.second, len(p.positions), p.first_wins) for p in pairs] == [
+        ((0, 0), (1, 2), 2, 1), ((0, 1), (1, 2), 1, 1),
+    ]  # fmt: skip
+
+
+def test_the_texts_to_label_take_each_kind_in_turn_and_no_text_twice():
+    found = contest(ROUTING, PREDICTIONS)
+    target = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]], dtype=np.float32)
+    student = np.array([[0.1, 0.9], [0.3, 0.7], [0.8, 0.2], [0.9, 0.1]], dtype=np.float32)
+    foreign = np.array([0.1, 0.1, 0.9, 0.2])
+    picks = worth_labelling(["a", "b", "c", "b"], found, PREDICTIONS, foreign, student, np.arange(4), target)
+    assert [(pick.position, pick.reasons) for pick in picks] == [
+        (3, ("contested",)), (0, ("student against target",)), (2, ("foreign",)),
+    ]  # fmt: skip
+    two = worth_labelling(list("abcd"), found, PREDICTIONS, foreign, student, np.arange(4), target, most=2)
+    assert [pick.position for pick in two] == [3, 0]
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_in_words():
+    assert (words.percent(0.774), words.percent(0.5, 0)) == ("77.4 %", "50 %")
+    assert (words.count(1, "text"), words.count(1240, "text")) == ("1 text", "1,240 texts")
+    assert words.listed(["a"]) == "a"
+    assert words.listed(["a", "b", "c"]) == "a, b and c"
+    assert words.listed(list("abcdef")) == "a, b, c, d and 2 more"
+
+
+def facts(accuracy: float, ensemble: float, routing: float = 0.9, **student: Any) -> Any:
+    per_class = {"a": {"recall": 0.9, "n": 50}, "b": {"recall": 0.1, "n": 50}, "c": {"recall": 0.0, "n": 3}}
+    student = {"accuracy": accuracy, "accuracy_interval": [accuracy - 0.03, accuracy + 0.03], "n": 103,
+               "per_class": per_class, "calibration": [{"confidence": 0.9, "accuracy": 0.7, "n": 103}],
+               **student}  # fmt: skip
+    metrics = {"student": student, "ensemble": {"accuracy": ensemble}, "routed_ensemble": {"accuracy": 0.1},
+               "routing": {"accuracy": routing}, "test": {"left_out": {}, "texts": 103, "source": "t"}}  # fmt: skip
+    return SimpleNamespace(has_test=True, metrics=metrics, name="run", labelled=None)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "tone", "said"),
+    [
+        (0.85, "good", "The student beats all its teachers running together by 5.0 points."),
+        (0.81, "plain", "The student is as good as all its teachers running together, within the interval."),
+        (0.70, "warn", "The teachers running together are 10.0 points better than the student; more unlabelled texts, "
+                       "more epochs or a larger student may close the gap."),
+    ],
+)  # fmt: skip
+def test_the_student_against_its_teachers_in_words(accuracy: float, tone: str, said: str):
+    first = words.trust(facts(accuracy, ensemble=0.8))[0]
+    assert (first.tone, first.text) == (tone, said)
+
+
+def test_weak_labels_overconfidence_and_routing_in_words():
+    assert [(one.tone, one.text) for one in words.trust(facts(0.8, 0.8, routing=0.6))[1:]] == [
+        ("warn", "“b” is mostly missed: 5 of 50 texts found."),
+        ("plain", "Fewer than 10 test texts of “c”: too few to judge."),
+        ("warn", "It is surer than it should be: its confidence is 20 points above its accuracy."),
+        ("warn", "On 60.0 % of the test texts the surest teacher is one that knows the right label; texts like the "
+                 "others mostly taught the student a wrong label."),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (0.82, "The students are 2.0 points apart and their 95 % intervals overlap; on 103 test texts this difference "
+               "may be chance."),
+        (0.90, "The student of run is 10.0 points better; the 95 % intervals do not overlap."),
+    ],
+)  # fmt: skip
+def test_two_students_in_words(second: float, said: str):
+    assert verdict_of_two(facts(0.8, 0.8), facts(second, 0.8)) == said
