@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from muki.config import IN_MEMORY, make_config
 from muki.errors import ConfigError
+from muki.methods import DEFAULT_METHOD
 from muki.pipeline import Result, Sources, run_all
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def integrate(
     *,
     output: str | Path,
     test: str | Path | Sequence[Any] | None = None,
-    method: str | Method | Mapping[str, Any] = "muki",
+    method: str | Method | Mapping[str, Any] = DEFAULT_METHOD,
     max_length: int = 128,
     **training: Any,
 ) -> Result:

@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from muki.errors import ConfigError
 from muki.files import write_text
-from muki.methods import PRESETS, Method, preset_name
+from muki.methods import DEFAULT_METHOD, PRESETS, Method, preset_name
 from muki.validation import nearest, validated
 
 IN_MEMORY = "(in memory)"
@@ -169,7 +169,7 @@ class RunConfig(_Section):
     student: StudentConfig
     texts: TextsConfig
     test: TestConfig | None = None
-    method: Method = Field(default_factory=Method)
+    method: Method = PRESETS[DEFAULT_METHOD]
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     output: str
@@ -286,8 +286,8 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
             raise ConfigError(f"--set {override}: expected key=value, e.g. training.epochs=2")
         *parents, last = path.split(".")
         place: Any = result
-        if parents == ["method"] and isinstance(result.get("method", "muki"), str):
-            result["method"] = _spell_out(result.get("method", "muki"), last)
+        if parents == ["method"] and isinstance(result.get("method", DEFAULT_METHOD), str):
+            result["method"] = _spell_out(result.get("method", DEFAULT_METHOD), last)
         try:
             for key in parents:
                 place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})

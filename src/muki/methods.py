@@ -104,6 +104,8 @@ class Method(BaseModel):
 
 _VANILLA = Method(score="energy", temperature=1.0, reweight="none")
 
+DEFAULT_METHOD = "muki-plus"  # of `muki integrate` and of run files that name none
+
 PRESETS: dict[str, Method] = {
     "muki-plus": Method(
         score="entropy+energy+mahalanobis",

@@ -16,6 +16,7 @@ from muki.config import RunConfig, TrainingConfig, make_config
 from muki.errors import StudentError
 from muki.files import write_text
 from muki.finetuning import finetune
+from muki.methods import DEFAULT_METHOD
 from muki.pipeline import Result, run_all
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def demo_config(output: Path, encoder: str, data: dict[str, Path]) -> RunConfig:
         "student": {"model": encoder, "max_length": _MAX_LENGTH},
         "texts": {"path": str(data["pool"])},
         "test": {"path": str(data["test"])},
-        "method": "muki",
+        "method": DEFAULT_METHOD,
         "training": {"epochs": 12, "learning_rate": 3e-4, "batch_size": 16, "seed": _SEED},
         "output": str(output / "run"),
     }
