@@ -700,6 +700,42 @@ def test_loaded_models_pipelines_and_teachers_are_teachers(
     assert "(in memory)" not in (memory.student / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("form", ["pair", "pipeline"])
+def test_another_process_keeps_the_number_format_of_a_first_for_loaded_models(
+    form: str, tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str], monkeypatch: Any
+):
+    """A probe of speed may end otherwise in another process; then the scores must not be drawn again."""
+    model = AutoModelForSequenceClassification.from_pretrained(teachers[0])
+    tokenizer = AutoTokenizer.from_pretrained(teachers[0])
+    loaded = (model, tokenizer)
+    if form == "pipeline":
+        loaded = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}}
+    found = []
+    for fastest in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr("muki.teachers.loading.fast_dtype", lambda _, fastest=fastest: fastest)
+        run = muki.integrate([loaded, str(teachers[1])], str(encoder), pool_texts, output=tmp_path / "r", **settings)
+        folder = Folder(run.folder)
+        found.append([one["settings"]["passes_dtype"] for one in folder.json("teachers.json")])
+        found.append({p: p.stat().st_mtime_ns for p in (run.folder / "scores").rglob("*.parquet")})
+    assert found[0] == found[2] == ["bfloat16", "bfloat16"]
+    assert found[1] == found[3]
+
+
+def test_a_model_loaded_in_bfloat16_is_not_scored_in_what_was_found_for_a_float32_one(
+    tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str], monkeypatch: Any
+):
+    tokenizer = AutoTokenizer.from_pretrained(teachers[0])
+    settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}}
+    monkeypatch.setattr("muki.teachers.loading.fast_dtype", lambda _: torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = AutoModelForSequenceClassification.from_pretrained(teachers[0], dtype=dtype)
+        loaded = [(model, tokenizer), str(teachers[1])]
+        run = muki.integrate(loaded, str(encoder), pool_texts, output=tmp_path / "r", **settings)
+    formats = [one["settings"]["passes_dtype"] for one in Folder(run.folder).json("teachers.json")]
+    assert formats == ["bfloat16", "float32"]
+
+
 def test_a_loaded_model_keeps_its_weights_and_is_left_in_eval_mode(
     tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
 ):

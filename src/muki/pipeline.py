@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,9 +35,12 @@ Engine = Literal["local", "ray"]
 
 @dataclass
 class Sources:
-    """Loaded objects that stand in for what the config names: teachers by name, texts as sequences."""
+    """Loaded objects that stand in for what the config names: teachers by name, texts as sequences.
 
-    teachers: Mapping[str, TeacherFactory] = field(default_factory=dict)
+    A teacher's function takes what an earlier look at it found out, as `load_from_config` does.
+    """
+
+    teachers: Mapping[str, Callable[..., Teacher]] = field(default_factory=dict)
     pool: Sequence[Any] | None = None
     test: Sequence[Any] | None = None
 
@@ -220,9 +223,9 @@ def scoring_settings(config: RunConfig) -> ScoringSettings:
 
 
 def load_from_config(
-    teacher: TeacherConfig, trust_remote_code: bool = False, passes_dtype: str | None = None
+    teacher: TeacherConfig, trust_remote_code: bool = False, *, passes_dtype: str | None = None
 ) -> Teacher:
-    """Load the teacher that a config names."""
+    """Load the teacher that a config names; `passes_dtype` is what a first call found fastest, None to find out."""
     from muki.teachers.loading import load_teacher
 
     return load_teacher(**teacher.model_dump(), passes_dtype=passes_dtype, trust_remote_code=trust_remote_code)
@@ -234,8 +237,10 @@ def _factories(config: RunConfig, sources: Sources) -> dict[str, TeacherFactory]
     # The number format that a first call found fastest stays, so that a second finds the scores of the first.
     formats = {r.name: r.settings["passes_dtype"] for r in load_records(RunFolder(Path(config.output)).teachers) or []}
     return {
-        name: sources.teachers.get(name)
-        or partial(load_from_config, teacher, config.trust_remote_code, formats.get(name))
+        name: partial(
+            sources.teachers.get(name) or partial(load_from_config, teacher, config.trust_remote_code),
+            passes_dtype=formats.get(name),
+        )
         for teacher in config.teachers
         for name in [teacher.name or ""]
     }
