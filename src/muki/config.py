@@ -69,7 +69,7 @@ class StudentConfig(_Section):
 class TextsConfig(_Section):
     """The unlabelled pool."""
 
-    path: str = Field(description="jsonl, csv, tsv, txt, parquet (also .gz), a folder of these, or a Hub data set")
+    path: str = Field(description="jsonl, csv, tsv, txt (also .gz), parquet, a folder of these, or a Hub data set")
     text: str = Field("text", description="column of the text")
     text_pair: str | None = Field(None, description="column of the second text of a pair")
     id: str | None = Field(None, description="column of an id; 'id' is used where it is there")

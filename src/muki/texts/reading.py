@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 1024
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+_KNOWN = "jsonl, csv, tsv, txt (also .gz of these) or parquet"
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
     if path.exists():
         return _renumbered(text for file in files_of(path) for text in _read_file(file, columns))
     if _looks_like_a_file(source):
-        raise TextsError(
-            f"texts '{source}': no such file or folder; give a {_known_suffixes()} file, or a folder of these"
-        )
+        raise TextsError(f"texts '{source}': no such file or folder; give a file ({_KNOWN}), or a folder of such files")
     return _from_hub(source, columns, split)
 
 
@@ -219,20 +218,21 @@ def files_of(path: Path) -> list[Path]:
     """The text files that a path stands for: itself, or those in a folder, sorted by name."""
     if path.is_file():
         if _suffix(path) not in _SUFFIXES:
-            raise TextsError(f"texts '{path}': unknown kind of file; expected {_known_suffixes()}")
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and _suffix(p) in _SUFFIXES and not p.name.startswith("."))
+            raise TextsError(f"texts '{path}': unknown kind of file; expected {_KNOWN}")
+        found = [path]
+    else:
+        inside = (p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        found = sorted(p for p in inside if _suffix(p) in _SUFFIXES)
     if not found:
-        raise TextsError(f"texts '{path}': a folder without text files; expected {_known_suffixes()}")
+        raise TextsError(f"texts '{path}': a folder without text files; expected {_KNOWN}")
+    packed = next((p for p in found if p.name.lower().endswith(".parquet.gz")), None)
+    if packed:
+        raise TextsError(f"texts '{packed}': Parquet inside gzip; Parquet has its own compression: gunzip the file")
     return found
 
 
 def _suffix(path: Path) -> str:
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
-
-
-def _known_suffixes() -> str:
-    return ", ".join(s.lstrip(".") for s in _SUFFIXES if s != ".json") + " (or .gz of them)"
 
 
 def _looks_like_a_file(source: str) -> bool:

@@ -100,8 +100,8 @@ def cut(
     """Cut a text source into Parquet shards. Empty and whitespace texts are skipped, counted and listed.
 
     Args:
-        source: a file (jsonl, csv, tsv, txt, parquet; also gzipped), a folder of these, the name of a Hub data set,
-            or a sequence of strings or mappings.
+        source: a file (jsonl, csv, tsv, txt, also gzipped; parquet), a folder of these, the name of a Hub data set, or
+            a sequence of strings or mappings.
         folder: where the shards go; written whole or not at all.
         columns: which columns hold text, text pair, label and id.
         split: the split of a Hub data set.
