@@ -6,8 +6,11 @@ import csv
 import gzip
 import json
 import logging
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -720,6 +723,53 @@ def test_another_process_keeps_the_number_format_of_a_first_for_loaded_models(
         found.append({p: p.stat().st_mtime_ns for p in (run.folder / "scores").rglob("*.parquet")})
     assert found[0] == found[2] == ["bfloat16", "bfloat16"]
     assert found[1] == found[3]
+
+
+def test_from_python_transformers_prints_nothing_and_keeps_its_voice(
+    tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
+):
+    """Bars and load reports of our own calls stay away; what the user does before and after prints as ever."""
+    code = f"""
+import sys, muki
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
+logging.set_verbosity(29)
+load = lambda: AutoModelForSequenceClassification.from_pretrained({str(encoder)!r})
+load()
+print("=====", file=sys.stderr)
+muki.integrate({[*map(str, teachers)]!r}, {str(encoder)!r}, {pool_texts!r}, output={str(tmp_path / "run")!r}, epochs=1,
+               method={{"passes": 2}}, batch_size=8, max_length=32)
+muki.Classifier.load({str(tmp_path / "run" / "student")!r})
+texts = [{{"text": text, "label": text[0]}} for text in ("a late goal", "the new tax law") * 8]
+muki.finetune({str(encoder)!r}, texts, {str(tmp_path / "tuned")!r}, max_length=32)
+print("=====", file=sys.stderr)
+load()
+print(logging.get_verbosity() == 29, logging.is_progress_bar_enabled())
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in QUIET}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    before, ours, after = done.stderr.split("=====\n")
+    assert ours == ""
+    for theirs in (before, after):
+        assert "Loading weights" in theirs
+        assert "LOAD REPORT" in theirs
+    assert done.stdout == "True True\n"
+
+
+@pytest.mark.parametrize("form", ["folder", "pair"])
+def test_texts_that_are_cut_shorter_than_wanted_are_warned_of_once(
+    form: str, tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str], caplog: Any
+):
+    first: Any = str(teachers[0])
+    if form == "pair":
+        first = (AutoModelForSequenceClassification.from_pretrained(first), AutoTokenizer.from_pretrained(first))
+    settings: dict[str, Any] = {**QUICK, "max_length": 100}
+    run = muki.integrate([first, str(teachers[1])], str(encoder), pool_texts, output=tmp_path / "r", **settings)
+    assert [r.message for r in caplog.records if "max_length" in r.message] == [
+        f"'{name}': max_length 100 cut down to the 64 tokens that it can take"
+        for name in ("news" if form == "folder" else "teacher-1", "culture", "student")
+    ]
+    assert [one["settings"]["max_length"] for one in Folder(run.folder).json("teachers.json")] == [64, 64]
 
 
 def test_a_model_loaded_in_bfloat16_is_not_scored_in_what_was_found_for_a_float32_one(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muki.batches import tokenize
+from muki.checkpoints import quiet_transformers
 from muki.config import TrainingConfig
 from muki.errors import LabelError, MukiError
 from muki.progress import clock
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@quiet_transformers()
 def finetune(
     base: str,
     texts: str | Sequence[Any],

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import brings_code, is_missing_folder, loading_errors
+from muki.checkpoints import brings_code, is_missing_folder, loading_errors, quiet_transformers
 from muki.errors import MukiError, StudentError
 from muki.files import replacing
 from muki.formulas import Array, softmax
@@ -42,6 +42,7 @@ class Classifier:
         return label_names(self.model)
 
     @classmethod
+    @quiet_transformers()
     def load(
         cls, folder: str | Path, *, prefix: str = "", max_length: int | None = None, trust_remote_code: bool = False
     ) -> Classifier:
