@@ -756,6 +756,20 @@ print(logging.get_verbosity() == 29, logging.is_progress_bar_enabled())
     assert done.stdout == "True True\n"
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_whoever_the_umask_lets_read_can_read_all_files_of_a_run(
+    umask: int, tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
+):
+    before = os.umask(umask)
+    try:
+        run = muki.integrate([*map(str, teachers)], str(encoder), pool_texts, output=tmp_path / "r", **QUICK)
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in run.folder.rglob("*") if p.is_file() and p.suffix != ".lock"}
+    assert "model.safetensors" in modes
+    assert {name: oct(mode) for name, mode in modes.items() if mode != 0o666 & ~umask} == {}
+
+
 @pytest.mark.parametrize("form", ["folder", "pair"])
 def test_texts_that_are_cut_shorter_than_wanted_are_warned_of_once(
     form: str, tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str], caplog: Any

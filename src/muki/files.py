@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -37,17 +38,29 @@ def file_fingerprint(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success rename it to `path`, on failure remove it.
 
-    Works for a file or a folder: whichever the body creates. An older version of `path` is replaced.
+    Works for a file or a folder: whichever the body creates. An older version of `path` is replaced. Who may read the
+    files is decided by the umask, also for those of libraries that write through a private file (safetensors).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
+        _follow_umask(temporary)
         if path.is_dir():
             remove(path)
         temporary.replace(path)
     finally:
         remove(temporary)
+
+
+def _follow_umask(path: Path) -> None:
+    """Give all files at or below `path` the mode that a newly created file gets here."""
+    probe = path.with_name(f"{path.stem}m.tmp")
+    probe.touch()  # os.umask cannot be asked without being changed, for all threads
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file()):
+        file.chmod(mode)
 
 
 def clear_leftovers(folder: Path) -> None:
