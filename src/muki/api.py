@@ -33,8 +33,8 @@ def integrate(
         teachers: two or more; each a folder or Hub id, a mapping as in the run file (`{"model": …, "labels": …}`),
             a loaded `(model, tokenizer)` pair, a text-classification pipeline, or a `muki.Teacher`.
         student: folder or Hub id of an encoder or classifier to start from.
-        texts: the unlabelled pool: a file, folder or Hub data set, or a sequence of strings or `{"text": …}` mappings
-            (a `datasets.Dataset` too).
+        texts: the unlabelled pool: a file, folder, URL or Hub data set, or a sequence of strings or `{"text": …}`
+            mappings (a `datasets.Dataset` too).
         output: the run folder; a second call with the same arguments continues or reuses what is there.
         test: labelled texts, for evaluation only: a file, or a sequence of `{"text": …, "label": …}` mappings.
         method: a preset's name, a `muki.Method`, or its fields.

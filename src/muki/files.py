@@ -13,7 +13,9 @@ import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from muki.errors import MukiError
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "here"
 
@@ -31,7 +33,12 @@ def fingerprint(*parts: object) -> str:
 def file_fingerprint(path: Path) -> str:
     """Hash a file's bytes, in constant memory."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return stream_fingerprint(file)
+
+
+def stream_fingerprint(file: BinaryIO) -> str:
+    """Hash what is left in an open file, in constant memory."""
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -91,6 +98,24 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is a URL, as a string or as what `Path` makes of it; two letters at least, for Windows' drives."""
+    return re.match(r"[a-z][a-z0-9+.:-]+:/", str(path)) is not None
+
+
+def require_local(output: str | Path) -> None:
+    """Refuse a URL as a place to write to; `Path` would make a folder named `s3:` of it.
+
+    Raises:
+        MukiError: it is one.
+    """
+    if is_remote(output):
+        raise MukiError(
+            f"output '{output}': is remote; files are locked and renamed there, so give a local or shared path, and "
+            "copy what is finished (see docs/scoring.md)"
+        )
 
 
 def write_json(path: Path, content: Any) -> None:
