@@ -29,7 +29,7 @@ from muki.methods import PRESETS
 from muki.texts import TextShards
 
 QUICK = ["method.passes=2", "training.epochs=1", "training.batch_size=8"]
-SUFFIXES = "jsonl, csv, tsv, txt, parquet (or .gz of them)"
+SUFFIXES = "jsonl, csv, tsv, txt (also .gz of these) or parquet"
 METHODS = ", ".join(PRESETS)
 REMOTE = "its checkpoint wants to run code of its own (config.json has auto_map); read that code, then allow it with "
 
@@ -502,6 +502,11 @@ BAD_TEXTS: dict[str, tuple[str, str | bytes, Callable[[Path], str]]] = {
         lambda p: f"{p}: not a readable Parquet file ({reason(lambda: pq.ParquetFile(p))})",
     ),
 
+    "Parquet inside gzip": (
+        "t.parquet.gz", gzip.compress(b"", mtime=0),
+        lambda p: f"texts '{p}': Parquet inside gzip; Parquet has its own compression: gunzip the file",
+    ),
+
     "JSON number of 5,000 digits": (
         "t.jsonl", '{"text": "a", "n": ' + "1" * 5000 + "}\n",
         lambda p: f"{p}, line 1: broken JSON ({reason(lambda: int('1' * 5000))}); one object a line is expected",
@@ -534,7 +539,7 @@ def test_missing_texts_and_empty_folders_are_named(tmp_path, integrate):
     path, folder = tmp_path / "nope.jsonl", tmp_path / "texts"
     folder.mkdir()
     file(folder / "notes.md", "a")
-    missing = f"texts '{path}': no such file or folder; give a {SUFFIXES} file, or a folder of these"
+    missing = f"texts '{path}': no such file or folder; give a file ({SUFFIXES}), or a folder of such files"
     empty = f"texts '{folder}': a folder without text files; expected {SUFFIXES}"
     refused(missing, *integrate(texts=path), continues=tmp_path / "run")
     refused(empty, *integrate(texts=folder, output=tmp_path / "r2"), continues=tmp_path / "r2")
@@ -612,7 +617,7 @@ def test_texts_that_break_later_leave_the_finished_run_as_it_was(tmp_path, done,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, lambda p: f"texts '{p}': no such file or folder; give a {SUFFIXES} file, or a folder of these"),
+        (None, lambda p: f"texts '{p}': no such file or folder; give a file ({SUFFIXES}), or a folder of such files"),
         ('{"text": "a"}\n', lambda p: f"{p}, line 1: no column 'label'; the columns there are: text"),
         (
             '{"text": "a", "label": "weather"}\n{"text": "b", "label": "Sports"}\n',

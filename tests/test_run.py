@@ -6,8 +6,11 @@ import csv
 import gzip
 import json
 import logging
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -701,6 +704,103 @@ def test_loaded_models_pipelines_and_teachers_are_teachers(
     assert memory.student == tmp_path / "loaded" / "student"
 
     assert "(in memory)" not in (memory.student / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("form", ["pair", "pipeline"])
+def test_another_process_keeps_the_number_format_of_a_first_for_loaded_models(
+    form: str, tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str], monkeypatch: Any
+):
+    """A probe of speed may end otherwise in another process; then the scores must not be drawn again."""
+    model = AutoModelForSequenceClassification.from_pretrained(teachers[0])
+    tokenizer = AutoTokenizer.from_pretrained(teachers[0])
+    loaded = (model, tokenizer)
+    if form == "pipeline":
+        loaded = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}}
+    found = []
+    for fastest in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr("muki.teachers.loading.fast_dtype", lambda _, fastest=fastest: fastest)
+        run = muki.integrate([loaded, str(teachers[1])], str(encoder), pool_texts, output=tmp_path / "r", **settings)
+        folder = Folder(run.folder)
+        found.append([one["settings"]["passes_dtype"] for one in folder.json("teachers.json")])
+        found.append({p: p.stat().st_mtime_ns for p in (run.folder / "scores").rglob("*.parquet")})
+    assert found[0] == found[2] == ["bfloat16", "bfloat16"]
+    assert found[1] == found[3]
+
+
+def test_from_python_transformers_prints_nothing_and_keeps_its_voice(
+    tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
+):
+    """Bars and load reports of our own calls stay away; what the user does before and after prints as ever."""
+    code = f"""
+import sys, muki
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
+logging.set_verbosity(29)
+load = lambda: AutoModelForSequenceClassification.from_pretrained({str(encoder)!r})
+load()
+print("=====", file=sys.stderr)
+muki.integrate({[*map(str, teachers)]!r}, {str(encoder)!r}, {pool_texts!r}, output={str(tmp_path / "run")!r}, epochs=1,
+               method={{"passes": 2}}, batch_size=8, max_length=32)
+muki.Classifier.load({str(tmp_path / "run" / "student")!r})
+texts = [{{"text": text, "label": text[0]}} for text in ("a late goal", "the new tax law") * 8]
+muki.finetune({str(encoder)!r}, texts, {str(tmp_path / "tuned")!r}, max_length=32)
+print("=====", file=sys.stderr)
+load()
+print(logging.get_verbosity() == 29, logging.is_progress_bar_enabled())
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in QUIET}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    before, ours, after = done.stderr.split("=====\n")
+    assert ours == ""
+    for theirs in (before, after):
+        assert "Loading weights" in theirs
+        assert "LOAD REPORT" in theirs
+    assert done.stdout == "True True\n"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_whoever_the_umask_lets_read_can_read_all_files_of_a_run(
+    umask: int, tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
+):
+    before = os.umask(umask)
+    try:
+        run = muki.integrate([*map(str, teachers)], str(encoder), pool_texts, output=tmp_path / "r", **QUICK)
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in run.folder.rglob("*") if p.is_file() and p.suffix != ".lock"}
+    assert "model.safetensors" in modes
+    assert {name: oct(mode) for name, mode in modes.items() if mode != 0o666 & ~umask} == {}
+
+
+@pytest.mark.parametrize("form", ["folder", "pair"])
+def test_texts_that_are_cut_shorter_than_wanted_are_warned_of_once(
+    form: str, tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str], caplog: Any
+):
+    first: Any = str(teachers[0])
+    if form == "pair":
+        first = (AutoModelForSequenceClassification.from_pretrained(first), AutoTokenizer.from_pretrained(first))
+    settings: dict[str, Any] = {**QUICK, "max_length": 100}
+    run = muki.integrate([first, str(teachers[1])], str(encoder), pool_texts, output=tmp_path / "r", **settings)
+    assert [r.message for r in caplog.records if "max_length" in r.message] == [
+        f"'{name}': max_length 100 cut down to the 64 tokens that it can take"
+        for name in ("news" if form == "folder" else "teacher-1", "culture", "student")
+    ]
+    assert [one["settings"]["max_length"] for one in Folder(run.folder).json("teachers.json")] == [64, 64]
+
+
+def test_a_model_loaded_in_bfloat16_is_not_scored_in_what_was_found_for_a_float32_one(
+    tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str], monkeypatch: Any
+):
+    tokenizer = AutoTokenizer.from_pretrained(teachers[0])
+    settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}}
+    monkeypatch.setattr("muki.teachers.loading.fast_dtype", lambda _: torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = AutoModelForSequenceClassification.from_pretrained(teachers[0], dtype=dtype)
+        loaded = [(model, tokenizer), str(teachers[1])]
+        run = muki.integrate(loaded, str(encoder), pool_texts, output=tmp_path / "r", **settings)
+    formats = [one["settings"]["passes_dtype"] for one in Folder(run.folder).json("teachers.json")]
+    assert formats == ["bfloat16", "float32"]
 
 
 def test_a_loaded_model_keeps_its_weights_and_is_left_in_eval_mode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from muki.pipeline import Result, Sources, run_all
 
 if TYPE_CHECKING:
     from muki.methods import Method
-    from muki.teachers.survey import TeacherFactory
+    from muki.teachers.loading import Teacher
 
 
 def integrate(
@@ -34,8 +34,8 @@ def integrate(
         teachers: two or more; each a folder or Hub id, a mapping as in the run file (`{"model": …, "labels": …}`),
             a loaded `(model, tokenizer)` pair, a text-classification pipeline, or a `muki.Teacher`.
         student: folder or Hub id of an encoder or classifier to start from.
-        texts: the unlabelled pool: a file, folder or Hub data set, or a sequence of strings or `{"text": …}` mappings
-            (a `datasets.Dataset` too).
+        texts: the unlabelled pool: a file, folder, URL or Hub data set, or a sequence of strings or `{"text": …}`
+            mappings (a `datasets.Dataset` too).
         output: the run folder; a second call with the same arguments continues or reuses what is there.
         test: labelled texts, for evaluation only: a file, or a sequence of `{"text": …, "label": …}` mappings.
         method: a preset's name, a `muki.Method`, or its fields.
@@ -49,7 +49,7 @@ def integrate(
         MukiError: something in the input cannot be used; see the subclasses in `muki.errors`.
     """
     entries: list[dict[str, Any]] = []
-    loaded: dict[str, TeacherFactory] = {}
+    loaded: dict[str, Callable[..., Teacher]] = {}
     for number, teacher in enumerate(teachers, 1):
         if isinstance(teacher, (str, Path)):
             entries.append({"model": str(teacher), "max_length": max_length})
@@ -77,12 +77,12 @@ def integrate(
     return run_all(make_config(content, "muki.integrate").absolute(), sources)
 
 
-def _loaded(teacher: Any, name: str, max_length: int) -> tuple[str, TeacherFactory]:
-    """A loaded teacher's name, and a function that hands it out."""
-    from muki.teachers.loading import Teacher, wrap_teacher
+def _loaded(teacher: Any, name: str, max_length: int) -> tuple[str, Callable[..., Teacher]]:
+    """A loaded teacher's name, and a function that hands it out; a first call's findings do not bind a `Teacher`."""
+    from muki.teachers.loading import Teacher
 
     if isinstance(teacher, Teacher):
-        return teacher.name, lambda: teacher
+        return teacher.name, lambda **_: teacher
     if hasattr(teacher, "model") and hasattr(teacher, "tokenizer"):  # a transformers pipeline
         teacher = (teacher.model, teacher.tokenizer)
     if not (isinstance(teacher, tuple) and len(teacher) == 2):
@@ -90,4 +90,14 @@ def _loaded(teacher: Any, name: str, max_length: int) -> tuple[str, TeacherFacto
             f"muki.integrate: {name} is {type(teacher).__name__}; expected a folder or Hub id, a mapping, a "
             "(model, tokenizer) pair, a pipeline or a muki.Teacher"
         )
-    return name, partial(wrap_teacher, *teacher, name=name, max_length=max_length)
+    return name, partial(_wrapped, *teacher, name=name, max_length=max_length)
+
+
+def _wrapped(model: Any, tokenizer: Any, *, name: str, max_length: int, passes_dtype: str | None = None) -> Teacher:
+    """A loaded model as a teacher, with the dropout passes in the number format that a first call found fastest."""
+    import torch
+
+    from muki.teachers.loading import wrap_teacher
+
+    known = getattr(torch, passes_dtype) if passes_dtype and model.dtype == torch.float32 else None
+    return wrap_teacher(model, tokenizer, name=name, max_length=max_length, passes_dtype=known)

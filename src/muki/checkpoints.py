@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +52,22 @@ def loading_errors() -> tuple[type[Exception], ...]:
     from safetensors import SafetensorError
 
     return (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from printing bars for weights and reports of missing ones, then give it its voice back.
+
+    What such a report could say, our own checks say as errors. Downloads from the Hub keep their bars. The settings
+    are the whole process's: what another thread does with transformers meanwhile is quiet too.
+    """
+    from transformers.utils import logging as theirs
+
+    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(logging.ERROR)
+    theirs._tqdm_active = False  # `disable_progress_bar` would silence the Hub's downloads too
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(verbosity)
+        theirs._tqdm_active = bars

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from muki.errors import ConfigError
-from muki.files import write_text
+from muki.files import require_local, write_text
 from muki.methods import DEFAULT_METHOD, PRESETS, Method, preset_name
 from muki.validation import nearest, validated
 
@@ -69,7 +69,9 @@ class StudentConfig(_Section):
 class TextsConfig(_Section):
     """The unlabelled pool."""
 
-    path: str = Field(description="jsonl, csv, tsv, txt, parquet (also .gz), a folder of these, or a Hub data set")
+    path: str = Field(
+        description="jsonl, csv, tsv, txt (also .gz), parquet, a folder of these, a URL, or a Hub data set"
+    )
     text: str = Field("text", description="column of the text")
     text_pair: str | None = Field(None, description="column of the second text of a pair")
     label: str | None = Field(None, description="column of the gold label; read by oracle and supervised only")
@@ -239,6 +241,7 @@ class RunConfig(_Section):
             path = Path(getattr(section, key)).expanduser()
             if path.exists():
                 setattr(section, key, str(path.resolve()))
+        require_local(copy.output)
         copy.output = str(Path(copy.output).expanduser().resolve())
         return copy
 

@@ -99,7 +99,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
                 f"teacher '{teacher.name}': was given as a loaded object, so it cannot be asked again; save it and "
                 "name its folder in the run file"
             )
-        loaded = load_from_config(teacher, config.trust_remote_code, formats.get(teacher.name or ""))
+        loaded = load_from_config(teacher, config.trust_remote_code, passes_dtype=formats[teacher.name or ""])
         settings = scoring_settings(config)
         outputs.append(score_texts(loaded, asked, passes=settings.passes, batch_tokens=settings.batch_tokens,
                                    keep=settings.keep))  # fmt: skip

@@ -9,10 +9,13 @@ import os
 import re
 import shutil
 import socket
+import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from muki.errors import MukiError
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "here"
 
@@ -30,24 +33,41 @@ def fingerprint(*parts: object) -> str:
 def file_fingerprint(path: Path) -> str:
     """Hash a file's bytes, in constant memory."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return stream_fingerprint(file)
+
+
+def stream_fingerprint(file: BinaryIO) -> str:
+    """Hash what is left in an open file, in constant memory."""
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success rename it to `path`, on failure remove it.
 
-    Works for a file or a folder: whichever the body creates. An older version of `path` is replaced.
+    Works for a file or a folder: whichever the body creates. An older version of `path` is replaced. Who may read the
+    files is decided by the umask, also for those of libraries that write through a private file (safetensors).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
+        _follow_umask(temporary)
         if path.is_dir():
             remove(path)
         temporary.replace(path)
     finally:
         remove(temporary)
+
+
+def _follow_umask(path: Path) -> None:
+    """Give all files at or below `path` the mode that a newly created file gets here."""
+    probe = path.with_name(f"{path.stem}m.tmp")
+    probe.touch()  # os.umask cannot be asked without being changed, for all threads
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file()):
+        file.chmod(mode)
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -78,6 +98,24 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is a URL, as a string or as what `Path` makes of it; two letters at least, for Windows' drives."""
+    return re.match(r"[a-z][a-z0-9+.:-]+:/", str(path)) is not None
+
+
+def require_local(output: str | Path) -> None:
+    """Refuse a URL as a place to write to; `Path` would make a folder named `s3:` of it.
+
+    Raises:
+        MukiError: it is one.
+    """
+    if is_remote(output):
+        raise MukiError(
+            f"output '{output}': is remote; files are locked and renamed there, so give a local or shared path, and "
+            "copy what is finished (see docs/scoring.md)"
+        )
 
 
 def write_json(path: Path, content: Any) -> None:

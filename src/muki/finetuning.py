@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muki.batches import tokenize
+from muki.checkpoints import quiet_transformers
 from muki.config import TrainingConfig
 from muki.errors import LabelError, MukiError
+from muki.files import require_local
 from muki.progress import clock
 from muki.texts import Columns, Text, read
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@quiet_transformers()
 def finetune(
     base: str,
     texts: str | Sequence[Any],
@@ -59,6 +62,7 @@ def finetune(
     from muki.teachers.checks import usable_length
 
     output = Path(output)
+    require_local(output)
     if output.exists() and not output.is_dir():
         raise MukiError(f"output '{output}': is a file; give a folder")
     if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():

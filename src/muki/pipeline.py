@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from muki.checkpoints import quiet_transformers
 from muki.config import RunConfig, TeacherConfig
 from muki.errors import RunFolderError
 from muki.files import clear_leftovers, read_json, write_json
@@ -39,9 +40,12 @@ Engine = Literal["local", "ray"]
 
 @dataclass
 class Sources:
-    """Loaded objects that stand in for what the config names: teachers by name, texts as sequences."""
+    """Loaded objects that stand in for what the config names: teachers by name, texts as sequences.
 
-    teachers: Mapping[str, TeacherFactory] = field(default_factory=dict)
+    A teacher's function takes what an earlier look at it found out, by name, as `load_from_config` does.
+    """
+
+    teachers: Mapping[str, Callable[..., Teacher]] = field(default_factory=dict)
     pool: Sequence[Any] | None = None
     test: Sequence[Any] | None = None
 
@@ -113,7 +117,7 @@ def _score(
     texts: dict[Split, TextShards] = {"pool": _pool(run)}
     if config.test and (test := TextShards.load(run.texts("test"))):
         texts["test"] = test
-    factories = _factories(config, sources)
+    factories = _factories(config, sources, keep=("passes_dtype", "max_length"))  # cut down, and warned of, already
     for record in records:
         jobs = [Job(shards, run.scores(split, record.name)) for split, shards in texts.items()]
         if engine == "ray":
@@ -208,6 +212,7 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
         )
 
 
+@quiet_transformers()
 def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | None = None) -> str:
     """Train the student on the supervision. Returns its fingerprint; "" for a method without a student."""
     from muki.integration.stage import load_supervision
@@ -271,23 +276,29 @@ def scoring_settings(config: RunConfig) -> ScoringSettings:
     return ScoringSettings(passes, config.scoring.batch_tokens, "+".join(sorted(keep)))
 
 
-def load_from_config(
-    teacher: TeacherConfig, trust_remote_code: bool = False, passes_dtype: str | None = None
-) -> Teacher:
-    """Load the teacher that a config names."""
+def load_from_config(teacher: TeacherConfig, trust_remote_code: bool = False, **known: Any) -> Teacher:
+    """Load the teacher that a config names; `known` is what an earlier look at it found out (see `_factories`)."""
     from muki.teachers.loading import load_teacher
 
-    return load_teacher(**teacher.model_dump(), passes_dtype=passes_dtype, trust_remote_code=trust_remote_code)
+    return load_teacher(**{**teacher.model_dump(), **known}, trust_remote_code=trust_remote_code)
 
 
-def _factories(config: RunConfig, sources: Sources) -> dict[str, TeacherFactory]:
+def _factories(
+    config: RunConfig, sources: Sources, keep: tuple[str, ...] = ("passes_dtype",)
+) -> dict[str, TeacherFactory]:
+    """Functions that load the teachers, each with those of its recorded settings that are to be kept.
+
+    The number format that a first call found fastest stays, so that a second call finds the scores of the first.
+    """
     from muki.teachers.survey import load_records
 
-    # The number format that a first call found fastest stays, so that a second finds the scores of the first.
-    formats = {r.name: r.settings["passes_dtype"] for r in load_records(RunFolder(Path(config.output)).teachers) or []}
+    records = load_records(RunFolder(Path(config.output)).teachers) or []
+    known = {record.name: {key: record.settings[key] for key in keep} for record in records}
     return {
-        name: sources.teachers.get(name)
-        or partial(load_from_config, teacher, config.trust_remote_code, formats.get(name))
+        name: partial(
+            sources.teachers.get(name) or partial(load_from_config, teacher, config.trust_remote_code),
+            **known.get(name, {}),
+        )
         for teacher in config.teachers
         for name in [teacher.name or ""]
     }

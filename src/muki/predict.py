@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import brings_code, is_missing_folder, loading_errors
+from muki.checkpoints import brings_code, is_missing_folder, loading_errors, quiet_transformers
 from muki.errors import MukiError, StudentError
-from muki.files import replacing
+from muki.files import replacing, require_local
 from muki.formulas import Array, softmax
 from muki.labels import label_names
 from muki.progress import Advance
@@ -42,6 +42,7 @@ class Classifier:
         return label_names(self.model)
 
     @classmethod
+    @quiet_transformers()
     def load(
         cls, folder: str | Path, *, prefix: str = "", max_length: int | None = None, trust_remote_code: bool = False
     ) -> Classifier:
@@ -106,6 +107,7 @@ def predict_file(classifier: Classifier, texts: Iterable[Text], output: Path, ad
 
     An empty text is predicted too, so that lines match the input's. The file is written whole or not at all.
     """
+    require_local(output)
     if output.is_dir():
         raise MukiError(f"output '{output}': is a folder; give a file")
     labels = classifier.labels

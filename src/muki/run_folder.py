@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from muki.config import RUN_MARK, RunConfig, load_config
 from muki.errors import OutputTakenError
+from muki.files import require_local
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds another run, or something that is no run.
         """
+        require_local(self.root)
         if self.root.exists() and not self.root.is_dir():
             raise OutputTakenError(f"output '{self.root}': is a file; give a folder")
         for parent in self.root.parents:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from muki.arrow import matrix, vectors
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import folder_fingerprint, loading_errors
+from muki.checkpoints import folder_fingerprint, loading_errors, quiet_transformers
 from muki.config import RunConfig, StudentConfig
 from muki.errors import RunFolderError, StudentError
 from muki.files import fingerprint, replacing
@@ -37,6 +37,7 @@ VIEW_VERSION = 1
 class Encoder:
     """A pretrained encoder that gives each text one vector."""
 
+    @quiet_transformers()
     def __init__(self, student: StudentConfig, trust_remote_code: bool = False) -> None:
         from transformers import AutoModel, AutoTokenizer
 

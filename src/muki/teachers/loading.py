@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from muki.checkpoints import lacks_tokenizer, loading_errors
+from muki.checkpoints import lacks_tokenizer, loading_errors, quiet_transformers
 from muki.compute import fast_dtype
 from muki.errors import TeacherError
 from muki.files import fingerprint
@@ -207,6 +207,7 @@ def content_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     return fingerprint(*parts)
 
 
+@quiet_transformers()
 def _load(
     model: str, name: str, aliases: Mapping[str, str], dtype: torch.dtype, revision: str | None, trust: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

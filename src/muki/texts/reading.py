@@ -9,18 +9,17 @@ import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muki.errors import TextsError
+from muki.texts.sources import KNOWN, SUFFIXES, TextFile, files_of, is_url, suffix_of
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 1024
-_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -49,50 +48,47 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
     columns = columns or Columns()
     if not isinstance(source, str):
         return _from_rows(source, columns, "texts in memory")
-    path = Path(source)
-    if path.exists():
-        return _renumbered(text for file in files_of(path) for text in _read_file(file, columns))
+    files = files_of(source)
+    if files is not None:
+        return _renumbered(text for file in files for text in _read_file(file, columns))
     if _looks_like_a_file(source):
-        raise TextsError(
-            f"texts '{source}': no such file or folder; give a {_known_suffixes()} file, or a folder of these"
-        )
+        raise TextsError(f"texts '{source}': no such file or folder; give a file ({KNOWN}), or a folder of such files")
     return _from_hub(source, columns, split)
 
 
 # --- one reader for each form ------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path, columns: Columns) -> Iterator[Text]:
-    suffix = _suffix(path)
-    if suffix in (".jsonl", ".json"):
-        return _from_rows(_jsonl(path), columns, str(path))
-    if suffix in (".csv", ".tsv"):
-        return _from_rows(_csv(path, "," if suffix == ".csv" else "\t"), columns, str(path))
-    if suffix == ".parquet":
-        return _from_rows(_parquet(path), columns, str(path))
-    return (Text(row, line) for row, line in enumerate(_lines(path)))
+def _read_file(file: TextFile, columns: Columns) -> Iterator[Text]:
+    if file.suffix in (".jsonl", ".json"):
+        return _from_rows(_jsonl(file), columns, file.name)
+    if file.suffix in (".csv", ".tsv"):
+        return _from_rows(_csv(file, "," if file.suffix == ".csv" else "\t"), columns, file.name)
+    if file.suffix == ".parquet":
+        return _from_rows(_parquet(file), columns, file.name)
+    return (Text(row, line) for row, line in enumerate(_lines(file)))
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(file: TextFile) -> Iterator[str]:
     """Decode line by line, so that a wrong byte is reported with its line."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with file.reading() as raw:
         number = 0
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(gzip.GzipFile(mode="rb", fileobj=raw) if file.gzipped else raw, 1):
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield text.removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise TextsError(
-                f"{path}, line {number}: byte {error.start + 1} (0x{error.object[error.start]:02x}) is not UTF-8; "
+                f"{file.name}, line {number}: byte {error.start + 1} (0x{error.object[error.start]:02x}) is not UTF-8; "
                 "save the file as UTF-8"
             ) from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise TextsError(f"{path}, after line {number}: broken gzip file ({error})") from None
+            raise TextsError(f"{file.name}, after line {number}: broken gzip file ({error})") from None
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(_lines(path), 1):
-        where = f"{path}, line {number}"
+def _jsonl(file: TextFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(_lines(file), 1):
+        where = f"{file.name}, line {number}"
         if not line.strip():
             continue
         try:
@@ -110,9 +106,9 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield where, item
 
 
-def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _csv(file: TextFile, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader((line + "\n" for line in _lines(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader((line + "\n" for line in _lines(file)), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         start = reader.line_num + 1
@@ -122,7 +118,7 @@ def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             return
         except csv.Error as error:
             raise TextsError(
-                f"{path}, line {start}: broken {_suffix(path).lstrip('.').upper()} ({error}); check the quotes there"
+                f"{file.name}, line {start}: broken {file.suffix.lstrip('.').upper()} ({error}); check the quotes there"
             ) from None
         if header is None:
             header = cells
@@ -130,22 +126,23 @@ def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         elif len(cells) != len(header):
             raise TextsError(
-                f"{path}, line {start}: {len(cells)} cells, but the header has {len(header)}; "
+                f"{file.name}, line {start}: {len(cells)} cells, but the header has {len(header)}; "
                 "quote cells that hold the separator"
             )
         else:
-            yield f"{path}, line {start}", dict(zip(header, cells, strict=True))
+            yield f"{file.name}, line {start}", dict(zip(header, cells, strict=True))
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        row = 0
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=_BATCH):
-            for item in batch.to_pylist():
-                yield f"{path}, row {row}", item
-                row += 1
-    except (pa.ArrowException, OSError) as error:
-        raise TextsError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from None
+def _parquet(file: TextFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    row = 0
+    with file.reading() as raw:
+        try:
+            for batch in pq.ParquetFile(raw).iter_batches(batch_size=_BATCH):
+                for item in batch.to_pylist():
+                    yield f"{file.name}, row {row}", item
+                    row += 1
+        except (pa.ArrowException, OSError) as error:
+            raise TextsError(f"{file.name}: not a readable Parquet file ({' '.join(str(error).split())})") from None
 
 
 def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
@@ -215,25 +212,6 @@ def _renumbered(texts: Iterator[Text]) -> Iterator[Text]:
         yield text if text.row == row else Text(row, text.text, text.text_pair, text.id, text.label)
 
 
-def files_of(path: Path) -> list[Path]:
-    """The text files that a path stands for: itself, or those in a folder, sorted by name."""
-    if path.is_file():
-        if _suffix(path) not in _SUFFIXES:
-            raise TextsError(f"texts '{path}': unknown kind of file; expected {_known_suffixes()}")
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and _suffix(p) in _SUFFIXES and not p.name.startswith("."))
-    if not found:
-        raise TextsError(f"texts '{path}': a folder without text files; expected {_known_suffixes()}")
-    return found
-
-
-def _suffix(path: Path) -> str:
-    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
-
-
-def _known_suffixes() -> str:
-    return ", ".join(s.lstrip(".") for s in _SUFFIXES if s != ".json") + " (or .gz of them)"
-
-
 def _looks_like_a_file(source: str) -> bool:
-    return bool(_suffix(Path(source)) in _SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1)
+    known = suffix_of(source) in SUFFIXES
+    return known or is_url(source) or source.startswith((".", "/", "~")) or source.count("/") > 1

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muki.errors import TextsError
-from muki.files import file_fingerprint, fingerprint, read_json, replacing, unchanged, write_json
-from muki.texts.reading import Columns, Text, files_of, read
+from muki.files import file_fingerprint, fingerprint, read_json, replacing, stream_fingerprint, unchanged, write_json
+from muki.texts.reading import Columns, Text, read
+from muki.texts.sources import TextFile, files_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +81,16 @@ class TextShards:
 
 
 def source_fingerprint(source: str | Sequence[Any], columns: Columns, split: str | None = None) -> str:
-    """Fingerprint a source by content: the bytes of its files, the texts of a list, the name of a Hub data set."""
+    """Fingerprint a source by content: the bytes of its files, the texts of a list, the name of a Hub data set.
+
+    Remote files are read from end to end for it, each time: what object stores say about a file's version differs from
+    store to store, and the same bytes must give the same fingerprint wherever they lie.
+    """
     if not isinstance(source, str):
         return fingerprint("texts", [_plain(item) for item in source], asdict(columns))
-    if Path(source).exists():
-        return fingerprint("files", [file_fingerprint(path) for path in files_of(Path(source))], asdict(columns))
+    files = files_of(source)
+    if files is not None:
+        return fingerprint("files", [_content(file) for file in files], asdict(columns))
     return fingerprint("hub", source, split, asdict(columns))
 
 
@@ -100,8 +106,8 @@ def cut(
     """Cut a text source into Parquet shards. Empty and whitespace texts are skipped, counted and listed.
 
     Args:
-        source: a file (jsonl, csv, tsv, txt, parquet; also gzipped), a folder of these, the name of a Hub data set,
-            or a sequence of strings or mappings.
+        source: a file (jsonl, csv, tsv, txt, also gzipped; parquet), a folder of these, the URL of either, the name of
+            a Hub data set, or a sequence of strings or mappings.
         folder: where the shards go; written whole or not at all.
         columns: which columns hold text, text pair, label and id.
         split: the split of a Hub data set.
@@ -152,6 +158,11 @@ def cut(
     if n_skipped:
         logger.warning("texts: %d empty texts skipped in %s; listed in %s", n_skipped, name, folder / "texts.json")
     return manifest
+
+
+def _content(file: TextFile) -> str:
+    with file.reading() as raw:
+        return stream_fingerprint(raw)
 
 
 def _plain(item: Any) -> Any:
