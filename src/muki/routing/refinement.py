@@ -29,6 +29,7 @@ ROUNDS = 3
 RESTARTS = 8
 SHARPNESS = 4.0  # of the start: softmax(4 · score), scores in standard deviations
 _DOUBT = 0.02  # the two accuracies are estimates: a view this much below the start is still tried
+_CONVINCING = 0.9  # agreement on what the shifted start is sure of, mean over the teachers
 _SETTLED = 0.02  # offsets that change less are settled, in standard deviations
 
 
@@ -108,7 +109,9 @@ def refine(texts: Neighbourhood, start: Array, columns: Sequence[Sequence[int]],
     """EM over the pool from standardised scores.
 
     The start gives every teacher the same share. EM finds better shares; then the start is shifted to these shares and
-    EM begins anew, until they settle. A view that does not show the classes is noticed after the first EM.
+    EM begins anew, until they settle. The view must then have earned trust: after the first EM it is not clearly worse
+    than the start; or, where the first shares were far off, it agrees with nearly all that the shifted start is sure
+    of.
 
     Args:
         texts: of the pool, or a sample of it.
@@ -118,21 +121,22 @@ def refine(texts: Neighbourhood, start: Array, columns: Sequence[Sequence[int]],
     """
     n_teachers = start.shape[1]
     offsets = np.zeros(n_teachers)
-    agreement = accuracy = 0.0
-    for restart in range(RESTARTS):
+    first: tuple[float, float] | None = None
+    for _ in range(RESTARTS):
         weights = np.eye(n_teachers)[(start + offsets).argmax(axis=-1)]
         for _ in range(ROUNDS):
             model = PoolModel.fit(texts, weights, columns, n_labels)
             weights = np.exp(model.log_weights(texts))
-        if restart == 0:
-            agreement, accuracy = trust(start, weights)
-            if agreement < accuracy - _DOUBT:
-                return Refined(None, np.full(n_teachers, 1 / n_teachers), offsets, agreement, accuracy)
+        first = first or trust(start, weights)
         before = offsets
         offsets = match_shares(start, weights.mean(axis=0), SHARPNESS)
         if np.abs(offsets - before).max() < _SETTLED:
             break
-    return Refined(model, weights.mean(axis=0), offsets, agreement, accuracy)
+    agreement, accuracy = first or (0.0, 1.0)
+    last, _ = trust(start + before, weights)
+    if agreement < accuracy - _DOUBT and last < _CONVINCING:
+        return Refined(None, np.full(n_teachers, 1 / n_teachers), np.zeros(n_teachers), agreement, accuracy)
+    return Refined(model, weights.mean(axis=0), offsets, max(agreement, last), accuracy)
 
 
 def trust(start: Array, weights: Array) -> tuple[float, float]:

@@ -1,0 +1,304 @@
+"""Routing: scores by hand, calibration, and refinement on synthetic pools where the right answer is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from muki.formulas import softmax
+from muki.integration.router import FIT_ROWS, fit_router, fold_of, needs_pool
+from muki.integration.stage import fit_on_pool, raw_weights, right_probability
+from muki.labels import LabelSpace
+from muki.methods import DEFAULT_METHOD, PRESETS, Method
+from muki.routing.calibration import match_shares, normal_ranks, standardise
+from muki.routing.density import ClassGaussians
+from muki.routing.evidence import Evidence, temper
+from muki.routing.refinement import trust
+from muki.routing.scores import SCORES, fit_scores, routing_scores
+from muki.teachers.outputs import TeacherOutputs
+
+PLUS = PRESETS["muki-plus"]
+START = PLUS.model_copy(update={"refinement": "none", "reweight": "none"})
+
+
+# --- a pool whose right routing is known -----------------------------------------------------------------------------
+
+
+def pool(
+    shares: tuple[float, ...] = (0.5, 0.5), n: int = 1200, per_teacher: int = 3, surer: float = 1.0, seed: int = 0
+) -> tuple[list[TeacherOutputs], LabelSpace, np.ndarray, np.ndarray]:
+    """Teachers with classes of their own, a view that shows the classes, and each text's owner.
+
+    A teacher is right on most of its own texts and answers others at random with less certainty; the first is `surer`
+    times as loud as the others on everything.
+    """
+    rng = np.random.default_rng(seed)
+    teachers = len(shares)
+    owner = rng.choice(teachers, n, p=shares)
+    label = owner * per_teacher + rng.integers(per_teacher, size=n)
+    centers = rng.normal(size=(teachers * per_teacher, 24))
+    view = (centers[label] + 0.8 * rng.normal(size=(n, 24))).astype(np.float16)
+    outputs = []
+    for teacher in range(teachers):
+        own = owner == teacher
+        said = np.where(own, label - teacher * per_teacher, rng.integers(per_teacher, size=n))
+        strength = np.where(own, 3.0, 1.5) + rng.normal(size=n)
+        logits = np.eye(per_teacher)[said] * (strength * (surer if teacher == 0 else 1.0))[:, None]
+        features = np.where(own[:, None], np.eye(8)[said], 0.4 * rng.normal(size=(n, 8))) + 0.2 * rng.normal(
+            size=(n, 8)
+        )
+        outputs.append(made(logits, features=features))
+    columns = {f"t{i}": tuple(range(i * per_teacher, (i + 1) * per_teacher)) for i in range(teachers)}
+    return outputs, LabelSpace(tuple(f"c{i}" for i in range(teachers * per_teacher)), columns), view, owner
+
+
+def made(logits: Any, features: Any = None, passes: Any = None) -> TeacherOutputs:
+    z = np.asarray(logits, dtype=np.float32)
+    n = len(z)
+    drawn = softmax(z[None]) if passes is None else np.asarray(passes)
+    entropies = -(drawn * np.log(np.maximum(drawn, 1e-12))).sum(axis=-1)
+    return TeacherOutputs(
+        rows=np.arange(n), logits=z, mc_mean=drawn.mean(axis=0).astype(np.float32),
+        passes=np.full(n, len(drawn), dtype=np.int32), pass_entropy=entropies.mean(axis=0).astype(np.float32),
+        pass_spread=entropies.std(axis=0).astype(np.float32),
+        features=None if features is None else np.asarray(features, dtype=np.float16),
+    )  # fmt: skip
+
+
+def right(weights: np.ndarray, owner: np.ndarray) -> float:
+    return float((weights.argmax(axis=-1) == owner).mean())
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def test_mutual_information_is_what_passes_disagree_about():
+    agree = made(np.zeros((1, 2)), passes=[[[0.5, 0.5]], [[0.5, 0.5]]])
+    differ = made(np.zeros((1, 2)), passes=[[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert SCORES["bald"].fit(agree)(agree)[0] == pytest.approx(0.0, abs=1e-6)
+    assert SCORES["bald"].fit(differ)(differ)[0] == pytest.approx(-np.log(2), abs=1e-5)
+
+
+def test_squared_distances_are_those_of_the_formula():
+    rng = np.random.default_rng(0)
+    x, classes = rng.normal(size=(300, 4)) @ rng.normal(size=(4, 4)), rng.integers(3, size=300)
+    model = ClassGaussians.fit(x, np.eye(3)[classes], shrinkage=0.0)
+    means = np.stack([x[classes == c].mean(axis=0) for c in range(3)])
+    within = sum((x[classes == c] - means[c]).T @ (x[classes == c] - means[c]) for c in range(3)) / 300
+    gap = x[:, None] - means
+    expected = np.einsum("ncd,de,nce->nc", gap, np.linalg.inv(within), gap)
+    np.testing.assert_allclose(model.squared_distances(x), expected, rtol=1e-3)
+    np.testing.assert_allclose(np.exp(model.log_prior), np.bincount(classes) / 300)
+
+
+def test_a_text_far_from_every_class_of_the_teacher_scores_low():
+    outputs, _, _, _ = pool()
+    strange = replace(outputs[0], features=outputs[0].features + 5)
+    for name in ("mahalanobis", "relative-mahalanobis"):
+        score = SCORES[name].fit(outputs[0])
+        assert score(strange).mean() < score(outputs[0]).mean() - 1
+
+
+def test_a_score_says_what_it_needs():
+    outputs = [made(np.zeros((2, 2))), made(np.zeros((2, 2)))]
+    with pytest.raises(ValueError, match=r"^score 'mahalanobis' needs features, and these outputs have none$"):
+        fit_scores(outputs, "mahalanobis")
+    none = [replace(one, passes=np.zeros(2, dtype=np.int32)) for one in outputs]
+    with pytest.raises(ValueError, match=r"^score 'bald' needs dropout passes, and these outputs have none$"):
+        fit_scores(none, "bald")
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+def test_standardised_scores_have_mean_0_and_deviation_1():
+    x = np.array([1.0, 2.0, 3.0, 10.0])
+    z = standardise(x)(x)
+    assert z.mean() == pytest.approx(0)
+    assert z.std() == pytest.approx(1)
+    assert standardise(np.full(3, 7.0))(np.array([7.0])) == pytest.approx(0)
+
+
+def test_normal_ranks_keep_the_order_and_lose_the_tail():
+    x = np.array([-1e6, 0.0, 1.0, 2.0, 3.0])
+    z = normal_ranks(x)(x)
+    assert (np.diff(z) > 0).all()
+    assert z[0] == pytest.approx(-z[-1])
+    assert normal_ranks(x)(np.array([1e9]))[0] == z[-1]
+
+
+def test_matched_shares_are_the_ones_that_were_asked_for():
+    scores = np.random.default_rng(0).normal(size=(2000, 3))
+    wanted = np.array([0.7, 0.2, 0.1])
+    found = softmax(4.0 * (scores + match_shares(scores, wanted, 4.0))).mean(axis=0)
+    np.testing.assert_allclose(found, wanted, atol=0.005)
+
+
+# --- the chain -------------------------------------------------------------------------------------------------------
+
+
+def test_standardising_mends_a_teacher_that_is_simply_louder():
+    outputs, space, _, owner = pool(surer=4.0)
+    raw = right(routing_scores(outputs, "energy"), owner)
+    calibrated = right(fit_router(START, outputs, space)(outputs).weights, owner)
+    assert raw < 0.65
+    assert calibrated > raw + 0.2
+
+
+def test_refinement_finds_the_classes_of_the_pool():
+    outputs, space, view, owner = pool()
+    start = right(fit_router(START, outputs, space)(outputs).weights, owner)
+    router = fit_router(PLUS, outputs, space, view)
+    assert router.findings is not None
+    assert router.findings["refined"] == 1.0
+    assert right(router(outputs, view).weights, owner) > max(0.97, start + 0.03)
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.1), (0.1, 0.9), (0.6, 0.3, 0.1)])
+def test_uneven_pools_are_learned_from_the_pool(shares: tuple[float, ...]):
+    outputs, space, view, owner = pool(shares)
+    start = fit_router(START, outputs, space)(outputs).weights
+    weights = fit_router(PLUS, outputs, space, view)(outputs, view).weights
+    balanced = np.mean([right(weights[owner == i], owner[owner == i]) for i in range(len(shares))])
+    assert right(weights, owner) > right(start, owner) + 0.05
+    assert balanced > 0.9
+    np.testing.assert_allclose(weights.mean(axis=0), shares, atol=0.06)
+
+
+def test_the_probability_of_right_routing_is_calibrated():
+    outputs, space, view, owner = pool(n=3000)
+    weights = fit_router(PLUS, outputs, space, view)(outputs, view).weights
+    assert abs(weights.max(axis=-1).mean() - right(weights, owner)) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["noise", "shuffled"])
+def test_a_view_that_does_not_show_the_classes_is_noticed(kind: str):
+    outputs, space, view, owner = pool()
+    rng = np.random.default_rng(1)
+    poor = view[rng.permutation(len(view))] if kind == "shuffled" else rng.normal(size=view.shape).astype(np.float16)
+    start = fit_router(START, outputs, space)(outputs).weights
+    router = fit_router(PLUS, outputs, space, poor)
+    assert router.findings is not None
+    assert router.findings["refined"] == 0.0
+    assert router.findings["view_accuracy"] < 0.7
+    assert right(router(outputs, poor).weights, owner) == right(start, owner)
+
+
+def test_trust_estimates_both_accuracies_without_labels():
+    rng = np.random.default_rng(0)
+    n = 20_000
+    owner = rng.integers(2, size=n)
+    margin = np.abs(rng.normal(size=n))
+    wrong = rng.random(n) < 0.4 * np.exp(-3 * margin)  # the start errs where it is unsure
+    start = np.zeros((n, 2))
+    start[np.arange(n), np.where(wrong, 1 - owner, owner)] = margin
+    seen = np.where(rng.random(n) < 0.1, 1 - owner, owner)  # the view errs anywhere
+    alpha, accuracy = trust(start, np.eye(2)[seen])
+    assert alpha == pytest.approx(0.9, abs=0.02)
+    assert accuracy == pytest.approx(1 - wrong.mean(), abs=0.03)
+
+
+def test_a_shared_class_is_no_conflict():
+    weights = np.array([[0.5, 0.5], [0.7, 0.3]])
+    same, other = np.array([[2, 2], [2, 2]]), np.array([[0, 3], [0, 3]])
+    np.testing.assert_allclose(right_probability(weights, same), [1.0, 1.0])
+    np.testing.assert_allclose(right_probability(weights, other), [0.5, 0.7])
+
+
+def test_overlapping_labels_are_routed_by_either_owner():
+    outputs, space, view, owner = pool()
+    shared = LabelSpace(space.labels[:5], {"t0": (0, 1, 2), "t1": (2, 3, 4)})  # t1 calls its first class as t0's last
+    router = fit_router(PLUS, outputs, shared, view)
+    weights = router(outputs, view).weights
+    label = np.stack([one.logits.argmax(axis=-1) for one in outputs], axis=-1)
+    clear = ~((owner == 0) & (label[:, 0] == 2)) & ~((owner == 1) & (label[:, 1] == 0))
+    assert right(weights[clear], owner[clear]) > 0.95
+
+
+def test_a_text_is_judged_by_a_model_that_was_fitted_without_it_wherever_it_lies():
+    assert fold_of(np.arange(5)).tolist() == fold_of(np.arange(10))[:5].tolist()
+    assert np.bincount(fold_of(np.arange(4000))).min() > 900
+
+
+def test_weights_do_not_depend_on_the_shard_that_a_text_lies_in():
+    outputs, space, view, _ = pool()
+    router = fit_router(PLUS, outputs, space, view)
+    whole = router(outputs, view).weights
+    part = slice(100, 150)
+    np.testing.assert_allclose(router([one.take(part) for one in outputs], view[part]).weights, whole[part], atol=1e-9)
+
+
+def test_statistics_of_a_large_pool_come_from_an_even_sample():
+    outputs, space, view, _ = pool(n=1000)
+    seen = []
+
+    def shards() -> Any:
+        for start in range(0, 1000, 100):
+            seen.append(start)
+            yield [one.take(slice(start, start + 100)) for one in outputs]
+
+    fit_on_pool(shards(), 1000, lambda number: view[100 * number : 100 * number + 100], PLUS, space)
+    assert len(seen) == 10
+    seen.clear()
+    fit_on_pool(shards(), 1000, None, PRESETS["muki-no-mc"], space)
+    assert len(seen) == 1  # nothing to learn from the pool
+    assert FIT_ROWS >= 10_000
+    assert needs_pool(PLUS)
+    assert not needs_pool(PRESETS["muki"])
+
+
+def test_temper_finds_how_far_a_judge_can_be_believed():
+    rng = np.random.default_rng(0)
+    p = softmax(rng.normal(size=(20_000, 2)))
+    choices = (rng.random(20_000) < p[:, 1]).astype(np.int64)
+    assert temper(np.log(p), choices) == pytest.approx(1.0, abs=0.1)
+    assert temper(3 * np.log(p), choices) == pytest.approx(1 / 3, abs=0.05)
+    assert temper(np.log(p), rng.integers(2, size=20_000)) < 0.1
+
+
+def test_two_judges_are_better_than_each():
+    rng = np.random.default_rng(0)
+    owner = rng.integers(2, size=4000)
+    sign = 2 * owner - 1
+    view = np.stack([0 * sign, 3 * (sign + rng.normal(size=4000))], axis=-1)
+    scores = (sign + rng.normal(size=4000))[:, None]
+    both = Evidence.fit(np.log(softmax(view)), scores).log_weights(np.log(softmax(view)), scores)
+    assert right(both, owner) > max(right(view, owner), ((scores[:, 0] > 0) == owner).mean()) + 0.05
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_default_needs_one_deterministic_pass_and_features():
+    assert PRESETS[DEFAULT_METHOD] == PLUS
+    assert PLUS.passes == 0
+    assert PLUS.keep == "features"
+
+
+def test_instance_weights_follow_the_method():
+    outputs, space, view, _ = pool()
+    routing = fit_router(PLUS, outputs, space, view)(outputs, view)
+    predictions = np.stack([one.logits.argmax(axis=-1) + 3 * i for i, one in enumerate(outputs)], axis=-1)
+    np.testing.assert_allclose(raw_weights(routing, predictions, PLUS), routing.weights.max(axis=-1))
+    assert (raw_weights(routing, predictions, START) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"score": "entropy+energy"}, "calibration: a sum of scores (entropy+energy) needs calibration: standardise"),
+        (
+            {"refinement": "view"},
+            "calibration: refinement needs scores that can be compared; set calibration: standardise",
+        ),
+        ({"score": "entropy+mud", "calibration": "standardise"}, "score: unknown routing score 'mud'; known: "),
+    ],
+)
+def test_chains_that_cannot_work_are_refused(fields: dict[str, str], said: str):
+    with pytest.raises(ValidationError) as error:
+        Method(**fields)
+    assert said in str(error.value)
