@@ -302,3 +302,12 @@ def test_chains_that_cannot_work_are_refused(fields: dict[str, str], said: str):
     with pytest.raises(ValidationError) as error:
         Method(**fields)
     assert said in str(error.value)
+
+
+def test_a_pool_of_one_teacher_alone_breaks_nothing():
+    outputs, space, view, owner = pool((1.0, 0.0), n=300)
+    weights = fit_router(PLUS, outputs, space, view)(outputs, view).weights
+    assert np.isfinite(weights).all()
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0)
+    everything = np.log(np.tile([1.0, 1e-9], (300, 1)))
+    assert np.isfinite(Evidence.fit(everything, np.zeros((300, 2))).log_weights(everything, np.zeros((300, 2)))).all()

@@ -76,11 +76,14 @@ def _logistic(x: Array, targets: Array) -> tuple[Array, Array]:
     n, n_teachers = targets.shape
     weight = targets.T.ravel()
     kept = weight > 1e-3
+    teachers = np.repeat(np.arange(n_teachers), n)
+    if len(np.unique(teachers[kept])) < 2:  # nothing to tell apart
+        return np.zeros((n_teachers, x.shape[1])), np.log(targets.mean(axis=0) + 1e-6)
     model: Any = LogisticRegression(C=_REGULARISATION, max_iter=500)
-    model.fit(np.tile(x, (n_teachers, 1))[kept], np.repeat(np.arange(n_teachers), n)[kept], sample_weight=weight[kept])
-    if n_teachers > 2:
+    model.fit(np.tile(x, (n_teachers, 1))[kept], teachers[kept], sample_weight=weight[kept])
+    if len(model.classes_) > 2:
         slope, intercept = model.coef_, model.intercept_
-    else:  # one row: the log odds of the second
+    else:  # one row: the log odds of the second of two
         slope, intercept = np.vstack([0 * model.coef_, model.coef_]), np.array([0.0, model.intercept_[0]])
     full, constant = np.zeros((n_teachers, x.shape[1])), np.full(n_teachers, -30.0)
     full[model.classes_], constant[model.classes_] = slope, intercept

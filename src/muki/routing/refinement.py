@@ -30,6 +30,7 @@ RESTARTS = 8
 SHARPNESS = 4.0  # of the start: softmax(4 · score), scores in standard deviations
 _DOUBT = 0.02  # the two accuracies are estimates: a view this much below the start is still tried
 _CONVINCING = 0.9  # agreement on what the shifted start is sure of, mean over the teachers
+_FEWEST = 10  # texts of a teacher, to say anything of it; a view that takes all from a teacher is not trusted
 _SETTLED = 0.02  # offsets that change less are settled, in standard deviations
 
 
@@ -160,10 +161,9 @@ def trust(start: Array, weights: Array) -> tuple[float, float]:
     agreements = []
     for teacher in range(n_teachers):
         own = np.flatnonzero(chosen == teacher)
-        if len(own) >= 10:
-            surest = own[np.argsort(-margin[own])[: len(own) // 2]]
-            agreements.append(float((view[surest] == teacher).mean()))
-    alpha = float(np.mean(agreements)) if agreements else 0.0
+        surest = own[np.argsort(-margin[own])[: len(own) // 2]]
+        agreements.append(float((view[surest] == teacher).mean()) if len(own) >= _FEWEST else 0.0)
+    alpha = float(np.mean(agreements))
     chance = (1 - alpha) / (n_teachers - 1)
     everywhere = float((chosen == view).mean())
     return alpha, (everywhere - chance) / (alpha - chance) if alpha > chance else 1.0
