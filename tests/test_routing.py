@@ -305,7 +305,7 @@ def test_chains_that_cannot_work_are_refused(fields: dict[str, str], said: str):
 
 
 def test_a_pool_of_one_teacher_alone_breaks_nothing():
-    outputs, space, view, owner = pool((1.0, 0.0), n=300)
+    outputs, space, view, _ = pool((1.0, 0.0), n=300)
     weights = fit_router(PLUS, outputs, space, view)(outputs, view).weights
     assert np.isfinite(weights).all()
     np.testing.assert_allclose(weights.sum(axis=-1), 1.0)
