@@ -13,7 +13,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[demo,peft]' pytest pytest-xdist ruff mypy types-PyYAML
+		--editable '.[demo,peft,ray]' pytest pytest-xdist ruff mypy types-PyYAML
 	touch $@
 
 demo: setup
@@ -21,7 +21,7 @@ demo: setup
 
 # Tiny models: one thread for each test process beats two processes that fight for the cores.
 test: setup
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses auto --dist loadgroup
 
 # Ratios against the schedule in which the method is usually run; DATA holds <set>/{train,test}.jsonl.gz.
 bench: setup

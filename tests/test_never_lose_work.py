@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from muki.cli import app
 from muki.config import RunConfig, make_config
 from muki.engines.work import Part
 from muki.errors import ConfigError
@@ -172,6 +174,24 @@ def test_processes_share_the_work_by_files_alone(how: str, many_shards: Callable
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
     assert files(shared) == files(alone)
+
+
+def test_a_task_told_that_all_is_prepared_looks_at_neither_texts_nor_teachers_again(
+    many_shards: Callable[..., RunConfig], tmp_path: Path
+):
+    alone, parts = many_shards("alone"), many_shards("parts")
+    score(alone)
+    file = tmp_path / "parts.yaml"
+    parts.save(file)
+    runner = CliRunner()
+    early = runner.invoke(app, ["-q", "score", str(file), "--shard-of", "2/2", "--prepared"])
+    assert (early.exit_code, early.stderr) == (
+        2, f"muki: run '{parts.output}': nothing scored yet; run `muki score {parts.output}` first\n"
+    )  # fmt: skip
+    assert runner.invoke(app, ["-q", "score", str(file), "--shard-of", "1/2"]).exit_code == 0
+    (tmp_path / "pool.jsonl").unlink()  # whoever looks at the texts again stops here
+    assert runner.invoke(app, ["-q", "score", parts.output, "--shard-of", "2/2", "--prepared"]).exit_code == 0
+    assert files(parts) == files(alone)
 
 
 def test_a_failing_process_is_named_and_the_rest_stays(many_shards: Callable[..., RunConfig], tmp_path: Path):

@@ -130,7 +130,7 @@ def score(
     shard_of: Annotated[str | None, typer.Option(metavar="I/N", help="only this part, e.g. of a job array")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for a cluster (extra 'ray')")] = "local",
     address: Annotated[str | None, typer.Option(help="of the Ray cluster; by default one on this machine")] = None,
-    prepared: Annotated[bool, typer.Option(hidden=True)] = False,
+    prepared: Annotated[bool, typer.Option("--prepared", help="trust that texts and teachers were looked at")] = False,
 ) -> None:
     """One stage alone: every teacher reads every text. Only shards without a usable file are scored.
 
