@@ -23,9 +23,14 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses auto --dist loadgroup
 
-# Ratios against the schedule in which the method is usually run; DATA holds <set>/{train,test}.jsonl.gz.
+# Ratios against the schedule in which the method is usually run; DATA holds <set>/{train,test}.jsonl.gz. Half an hour.
+DATE := $(shell date +%F)
 bench: setup
-	$(RUN)/python benchmarks/scoring.py --data $(DATA) --memory --output benchmarks/results/scoring.json
+	for set in google_snippets ag_news; do $(RUN)/python benchmarks/scoring.py --data $(DATA) --set $$set \
+		--output benchmarks/results/scoring-$$set-$(DATE).json || exit 1; done
+	$(RUN)/python benchmarks/score_and_train.py --data $(DATA) \
+		--output benchmarks/results/score-and-train-google_snippets-$(DATE).json
+	$(RUN)/python benchmarks/memory.py bench-work --output benchmarks/results/memory-$(DATE).json
 
 lint: setup
 	$(RUN)/ruff check .

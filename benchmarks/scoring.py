@@ -17,8 +17,6 @@ import json
 import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +50,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
     parser.add_argument("--texts", type=int, default=384, help="texts that are timed")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", action="store_true", help="also measure peak memory (minutes)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
 
@@ -63,8 +60,6 @@ def main() -> None:
     results["one_pass"] = one_pass(teachers[0], args.repeats)
     results["agreement"] = agreement(teachers, pool[: 2 * args.texts])
     results["overhead"] = overhead(teachers[0], texts, args.repeats)
-    if args.memory:
-        results["memory_mib"] = memory(args.work)
     print(table(results))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -188,17 +183,6 @@ def overhead(teacher: Teacher, texts: list[Text], repeats: int) -> dict[str, flo
     return {"ratio": seconds["ours"] / seconds["bare"]}
 
 
-def memory(work: Path) -> dict[str, float]:
-    """Peak memory of the scoring stage with tiny teachers, in MiB: 2 and 8 teachers, 10,000 and 200,000 texts."""
-    script = Path(__file__).with_name("memory.py")
-    found = {}
-    for teachers, texts in ((2, 10_000), (8, 10_000), (2, 200_000)):
-        command = [sys.executable, str(script), str(work), str(teachers), str(texts)]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found[f"{teachers} teachers, {texts} texts"] = float(out.strip().splitlines()[-1])
-    return found
-
-
 # --- preparation and tools -------------------------------------------------------------------------------------------
 
 
@@ -264,7 +248,6 @@ def table(results: dict[str, Any]) -> str:
         f"overhead against a bare loop:            {o['ratio']:6.2f} x",
         "one dropout pass against one deterministic pass (ours; stock modules):",
         *(f"  {key:22s} {one['ours']:5.2f} x; {one['stock']:5.2f} x" for key, one in results["one_pass"].items()),
-        *(f"peak memory, {key}: {value:.0f} MiB" for key, value in results.get("memory_mib", {}).items()),
     ]
     return "\n".join(lines)
 
