@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,30 @@ def test_gold_labels_change_nothing_for_other_methods(settings: Any, tmp_path: P
     (a, _), (b, _) = load_supervision(first.folder / "supervision"), load_supervision(second.folder / "supervision")
     np.testing.assert_array_equal(a.target, b.target)
     np.testing.assert_array_equal(a.weight, b.weight)
+
+
+def test_the_default_goes_the_whole_way_with_teachers_of_different_bases(settings: Any, tmp_path: Path):
+    content = settings(texts={"path": settings()["texts"]["path"], "shard_rows": 16})
+    del content["method"]
+    content["test"] = {"path": str(write_jsonl(tmp_path / "t.jsonl", [{"text": "a late goal", "label": "film"}] * 4))}
+    config = make_config(content, "test")
+    assert preset_name(config.method) == "muki-plus"
+    result = stages.run_all(config)
+    supervision, _ = load_supervision(result.folder / "supervision")
+    np.testing.assert_allclose(supervision.routing.sum(axis=-1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(supervision.target.sum(axis=-1), 1.0, atol=1e-5)
+    assert supervision.weight.mean() == pytest.approx(1.0, abs=1e-5)
+    assert len(list((result.folder / "view").glob("*.parquet"))) == 3
+    findings = json.loads((result.folder / "supervision" / "supervision.json").read_text())["findings"]
+    assert findings["refined"] in (0.0, 1.0)
+    assert result.metrics["pool"]["passes"] == {"news": 0.0, "culture": 0.0}
+
+    before = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*.parquet")}
+    stages.run_all(config)  # nothing is done again
+    assert {path: path.stat().st_mtime_ns for path in result.folder.rglob("*.parquet")} == before
+    (result.folder / "view" / "shard-00001.parquet").unlink()
+    stages.supervise(config)
+    assert (result.folder / "view" / "shard-00001.parquet").exists()
 
 
 def test_every_preset_has_a_name_of_its_own():

@@ -67,7 +67,8 @@ def test_workers_on_two_machines_write_the_files_of_the_local_engine(
     monkeypatch.setattr(DataContext.get_current(), "execution_no_progress_timeout_s", 0.01)
     local, cluster = make("local"), make("cluster")
     score(local)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="muki")
+    monkeypatch.setattr(logging.getLogger("muki"), "propagate", True)  # another test's command line may have stopped it
     score(cluster, engine="ray", address=address)
     assert files(cluster) == files(local)
     assert [message for message in caplog.messages if "machines" in message] == [

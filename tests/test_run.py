@@ -265,6 +265,7 @@ def test_the_same_settings_on_the_command_line_make_the_same_student(
     works(
         "integrate", "--teacher", teachers[0], "-t", teachers[1], "--student", encoder, "--max-length", 32,
         "--texts", run_file.parent / "pool.jsonl", "--test", run_file.parent / "test.jsonl", "-o", tmp_path / "run",
+        "--method", "muki",
         *(part for item in settings for part in ("--set", item)),
     )  # fmt: skip
     other = Folder(tmp_path / "run")
@@ -469,6 +470,7 @@ def three(
         str(encoder),
         pool_texts,
         output=folder / "run",
+        method="muki",
         max_length=32,
         epochs=1,
         batch_size=8,

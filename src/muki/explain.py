@@ -107,10 +107,9 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
     if (run.student / "config.json").exists():
         prefix, trust = config.student.prefix, config.trust_remote_code
         student = Classifier.load(run.student, prefix=prefix, trust_remote_code=trust).probabilities(asked)
-    view = None
-    if config.method.refinement != "none":
-        view = Encoder(config.student, config.trust_remote_code).encode(asked)
-    routing = pool_router(run, config, space)(outputs, view)
+    router = pool_router(run, config, space)
+    view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.pool is not None else None
+    routing = router(outputs, view)
     weights = raw_weights(routing, union_predictions(outputs, space), config.method)
     return assemble(
         asked, outputs, space, routing.weights, weights / _average_weight(run, pool, space, config), student

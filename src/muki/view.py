@@ -114,7 +114,11 @@ def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> dict[str, A
     if texts is None:
         raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
     folder, names = run.view(split), [shard.name for shard in texts.shards]
-    key = make_view(texts, config.student, folder, config.trust_remote_code)
+    try:
+        key = make_view(texts, config.student, folder, config.trust_remote_code)
+    except StudentError as error:  # code of its own may know a classifier and no encoder
+        logger.warning("%s: no neutral view, so the teachers' scores alone decide", error)
+        return {}
     return {"view": lambda number: read_view(folder / names[number]), "view_key": key}
 
 

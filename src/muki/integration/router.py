@@ -74,13 +74,13 @@ class Router:
 
         Args:
             outputs: each teacher's, of the same texts.
-            view: of the texts, shape (n, H); needed where the method refines.
+            view: of the texts, shape (n, H), where the method refines; without it the scores alone decide.
         """
         parts = self.parts(outputs)  # (n, N, P)
         scores = parts.sum(axis=-1) / self.spread + self.offsets
-        if self.method.refinement == "none" or view is None:
+        if self.method.refinement == "none":
             return Routing(scores, route(scores, self.method))
-        if self.pool is None or self.evidence is None:
+        if self.pool is None or self.evidence is None or view is None:
             return Routing(scores, softmax(SHARPNESS * scores))
         seen = self.pool.log_weights(neighbourhood(outputs, view))
         weights = np.exp(self.evidence.log_weights(seen, parts.reshape(len(parts), -1)))
