@@ -1,14 +1,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import WORDS, save_encoder, save_teacher
 
+from muki.cli import _Run
+
 torch.set_num_threads(1)  # tiny models; several test processes share the cores
+
+
+@pytest.fixture(autouse=True)
+def _command_line_leaves_no_trace() -> Iterator[None]:
+    """The command line sets up the process's log and remembers its run; the next test is another process's."""
+    logger = logging.getLogger("muki")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+    _Run.config = None
 
 
 @pytest.fixture(scope="session")
