@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,11 @@ from muki import pipeline as stages
 from muki.config import make_config
 from muki.errors import ConfigError, StudentError
 from muki.integration.stage import load_supervision
+from muki.labels import union
 from muki.methods import PRESETS, preset_name
 from muki.run_folder import RunFolder
 from muki.student import training
-from muki.student.losses import maximum_mean_discrepancy, within_group_loss
+from muki.student.losses import decoupled_loss, integration_loss, maximum_mean_discrepancy, within_group_loss
 from muki.student.objectives import CommonFeatures, LayerAmalgamation
 
 LABELS = ["sports", "politics", "business", "technology", "health", "film"]
@@ -60,6 +62,23 @@ def test_discrepancy_is_zero_for_equal_batches_and_grows_with_the_distance():
     y = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
     assert maximum_mean_discrepancy(x, x).item() == pytest.approx(0.0, abs=1e-6)
     assert maximum_mean_discrepancy(x, y) < maximum_mean_discrepancy(x, y + 1) < maximum_mean_discrepancy(x, y + 3)
+
+
+def test_groups_are_the_labels_that_the_same_teachers_know():
+    assert union({"a": ["x", "y"], "b": ["y", "z"], "c": ["w"]}).groups == [[0], [1], [2], [3]]
+    assert union({"a": ["x", "y"], "b": ["v", "w"]}).groups == [[0, 1], [2, 3]]
+
+
+def test_decoupled_loss_weighs_the_routing_term_alone():
+    q = torch.tensor([[0.4, 0.2, 0.1, 0.3]])
+    target = torch.tensor([[0.5, 0.0, 0.25, 0.25]])
+    groups = [[0, 1], [2, 3]]
+    routing = 0.5 * math.log(0.5 / 0.6) + 0.5 * math.log(0.5 / 0.4)
+    within = 0.5 * math.log(1 / (2 / 3)) + 0.5 * (0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75))
+    found = decoupled_loss(q.log(), target, torch.tensor([3.0]), groups)
+    assert found.item() == pytest.approx(3 * routing + within, abs=1e-6)
+    plain = integration_loss(q.log(), target, torch.tensor([1.0]))
+    assert decoupled_loss(q.log(), target, torch.tensor([1.0]), groups).item() == pytest.approx(plain.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(("method", "kind"), [("dfa", LayerAmalgamation), ("cfl", CommonFeatures)])

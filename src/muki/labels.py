@@ -42,6 +42,14 @@ class LabelSpace:
         knowers = {label: self.knowers(label) for label in self.labels}
         return {label: names for label, names in knowers.items() if len(names) > 1}
 
+    @property
+    def groups(self) -> list[list[int]]:
+        """The union cut into labels that the same teachers know: without shared labels, one group for each teacher."""
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for index, label in enumerate(self.labels):
+            groups.setdefault(self.knowers(label), []).append(index)
+        return list(groups.values())
+
     def knowers(self, label: str) -> tuple[str, ...]:
         """Names of the teachers that know `label`; empty for a label outside the union."""
         index = self.label2id.get(label)

@@ -36,8 +36,10 @@ class Method(BaseModel):
         "margin", description="texts on which teachers conflict count less: by margin, or by the routing's probability"
     )
     target: Literal["teachers", "gold"] = Field("teachers", description="what is learned; gold: the pool's own labels")
-    objective: Literal["kl", "uhc", "dfa", "cfl"] = Field(
-        "kl", description="kl: divergence from the target; uhc, dfa, cfl: the losses of these methods"
+    objective: Literal["kl", "decoupled", "uhc", "dfa", "cfl"] = Field(
+        "kl",
+        description="kl: divergence from the target; decoupled: re-weight only its routing term; uhc, dfa, cfl: the "
+        "losses of these methods",
     )
     student: Literal["trained", "merged", "none"] = Field(
         "trained", description="merged: average of the teachers' weights; none: the teachers themselves answer"

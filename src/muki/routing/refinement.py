@@ -6,9 +6,13 @@ judged by a model that was fitted without it (cross-fitting), so that a wrong st
 
     targets from weights → class Gaussians without this text → P(class | view) → weights
 
-where a teacher's weight is how much the view agrees with what this teacher says:
+where a teacher's weight is how much the view agrees with what this teacher says, against what a teacher that knows
+nothing would say:
 
-    w_i ∝ Σ_{y ∈ L_i} P(y | view) p_i(y | x)
+    w_i ∝ Σ_{y ∈ L_i} P(y | view) p_i(y | x) / (1 / |L_i|)
+
+(Bayes' rule with view and teacher independent given the class; p_i has its uniform prior over L_i divided out, or else a
+teacher of many classes would be heard less than one of few.)
 """
 
 from __future__ import annotations
@@ -81,7 +85,7 @@ class PoolModel:
             log_class[own] = model.log_joint(texts.view[own])
         log_class = log_softmax(log_class)
         agreement = [
-            logsumexp(log_class[:, list(own)] + np.log(np.maximum(p, 1e-300)))
+            logsumexp(log_class[:, list(own)] + np.log(np.maximum(p, 1e-300))) + np.log(len(own))
             for own, p in zip(self.columns, texts.distributions, strict=True)
         ]
         return log_softmax(np.stack(agreement, axis=-1))
@@ -121,6 +125,9 @@ def refine(texts: Neighbourhood, start: Array, columns: Sequence[Sequence[int]],
         n_labels: size of the union.
     """
     n_teachers = start.shape[1]
+    answers = np.stack(
+        [np.asarray(own)[p.argmax(axis=-1)] for own, p in zip(columns, texts.distributions, strict=True)], axis=-1
+    )
     offsets = np.zeros(n_teachers)
     first: tuple[float, float] | None = None
     for _ in range(RESTARTS):
@@ -128,19 +135,19 @@ def refine(texts: Neighbourhood, start: Array, columns: Sequence[Sequence[int]],
         for _ in range(ROUNDS):
             model = PoolModel.fit(texts, weights, columns, n_labels)
             weights = np.exp(model.log_weights(texts))
-        first = first or trust(start, weights)
+        first = first or trust(start, weights, answers)
         before = offsets
         offsets = match_shares(start, weights.mean(axis=0), SHARPNESS)
         if np.abs(offsets - before).max() < _SETTLED:
             break
     agreement, accuracy = first or (0.0, 1.0)
-    last, _ = trust(start + before, weights)
+    last, _ = trust(start + before, weights, answers)
     if agreement < accuracy - _DOUBT and last < _CONVINCING:
         return Refined(None, np.full(n_teachers, 1 / n_teachers), np.zeros(n_teachers), agreement, accuracy)
     return Refined(model, weights.mean(axis=0), offsets, max(agreement, last), accuracy)
 
 
-def trust(start: Array, weights: Array) -> tuple[float, float]:
+def trust(start: Array, weights: Array, answers: NDArray[np.int64] | None = None) -> tuple[float, float]:
     """Whether the view knows better than the start, without labels.
 
     Where the start is very sure it is nearly always right, so that how often the view agrees with it there estimates
@@ -150,20 +157,26 @@ def trust(start: Array, weights: Array) -> tuple[float, float]:
     Args:
         start: scores, shape (n, N).
         weights: what the view says, shape (n, N).
+        answers: each teacher's top class as an index into the union, shape (n, N); two teachers that give the same
+            class do not disagree.
 
     Returns:
         α, on the surer half of each teacher's texts, mean over the teachers; and a. A view of noise has α near 1/N.
     """
     n_teachers = start.shape[1]
     chosen, view = start.argmax(axis=-1), weights.argmax(axis=-1)
+    agree = chosen == view
+    if answers is not None:
+        every = np.arange(len(answers))
+        agree |= answers[every, chosen] == answers[every, view]
     top = np.sort(start, axis=-1)
     margin = top[:, -1] - top[:, -2]
     agreements = []
     for teacher in range(n_teachers):
         own = np.flatnonzero(chosen == teacher)
         surest = own[np.argsort(-margin[own])[: len(own) // 2]]
-        agreements.append(float((view[surest] == teacher).mean()) if len(own) >= _FEWEST else 0.0)
+        agreements.append(float(agree[surest].mean()) if len(own) >= _FEWEST else 0.0)
     alpha = float(np.mean(agreements))
     chance = (1 - alpha) / (n_teachers - 1)
-    everywhere = float((chosen == view).mean())
+    everywhere = float(agree.mean())
     return alpha, (everywhere - chance) / (alpha - chance) if alpha > chance else 1.0

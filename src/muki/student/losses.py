@@ -20,6 +20,31 @@ def integration_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.T
     return (weight * _divergence(target, logits.float().log_softmax(dim=-1))).mean()
 
 
+def decoupled_loss(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, groups: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """`integration_loss` with the weights on its routing term alone.
+
+    By the chain rule, `KL( g ‖ q ) = KL( g(groups) ‖ q(groups) ) + Σ_G g(G) KL( g(·|G) ‖ q(·|G) )`: which teacher's
+    classes, and which of them. Only the first is in doubt where teachers conflict, so only the first is weighted:
+    mean of `m(x) · routing term + within-group terms`.
+
+    Args:
+        logits: the student's, shape (batch, C).
+        target: g, shape (batch, C), rows sum to 1.
+        weight: m, shape (batch,).
+        groups: a partition of the C columns.
+
+    Source: identity of golden supervision; decoupling of distillation losses: Zhao et al., CVPR 2022.
+    """
+    log_q = logits.float().log_softmax(dim=-1)
+    mass = torch.stack([target[:, list(own)].sum(dim=-1) for own in groups], dim=-1)
+    log_mass = torch.stack([log_q[:, list(own)].logsumexp(dim=-1) for own in groups], dim=-1)
+    routing = _divergence(mass, log_mass)
+    within = _divergence(target, log_q) - routing
+    return (weight * routing + within).mean()
+
+
 def within_group_loss(logits: torch.Tensor, teachers: torch.Tensor, columns: Sequence[Sequence[int]]) -> torch.Tensor:
     """UHC: mean over the batch of `Σ_i KL( p_i ‖ q(·|L_i) )`, with `q(c|L_i) = q(c) / Σ_{L_i} q`.
 

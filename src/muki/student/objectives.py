@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from muki.student.losses import integration_loss, maximum_mean_discrepancy, squared_error, within_group_loss
+from muki.student.losses import (
+    decoupled_loss,
+    integration_loss,
+    maximum_mean_discrepancy,
+    squared_error,
+    within_group_loss,
+)
 from muki.teachers.features import mean_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from muki.integration.stage import Supervision
+    from muki.labels import LabelSpace
 
 Batch = dict[str, torch.Tensor]
 
@@ -33,6 +40,20 @@ class Divergence(nn.Module):
     def forward(self, outputs: Any, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean weighted KL divergence from the target."""
         return integration_loss(outputs.logits, batch["target"], batch["weight"])
+
+
+class Decoupled(nn.Module):
+    """The integration loss, with the instance weights on which teacher's classes, not on which of them."""
+
+    needs_states = False
+
+    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, outputs: Any, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Mean of the weighted routing term and the plain within-group terms."""
+        return decoupled_loss(outputs.logits, batch["target"], batch["weight"], self.groups)
 
 
 class WithinGroups(nn.Module):
@@ -115,11 +136,13 @@ class CommonFeatures(nn.Module):
 
 
 def make_objective(
-    name: str, student: PreTrainedModel, supervision: Supervision, columns: Sequence[Sequence[int]], seed: int = 0
+    name: str, student: PreTrainedModel, supervision: Supervision, space: LabelSpace, seed: int = 0
 ) -> Any:
     """The objective that a method names, laid out for this student and these teachers; `seed` is of its blocks."""
     if name == "uhc":
-        return WithinGroups(columns)
+        return WithinGroups(list(space.columns.values()))
+    if name == "decoupled":
+        return Decoupled(space.groups)
     if name in ("dfa", "cfl"):
         config: Any = student.config
         shapes = [(states.shape[1] - 1, states.shape[2]) for states in supervision.states]

@@ -139,7 +139,7 @@ def train_student(
     encodings = tokenize(tokenizer, list(texts), max_length, student.prefix)
     train_index, holdout_index = split_holdout(supervision.rows, training.holdout, training.seed)
     resume = _matching_checkpoint(checkpoints, key)
-    minimised = make_objective(objective, model, supervision, list(space.columns.values()), training.seed)
+    minimised = make_objective(objective, model, supervision, space, training.seed)
     if any(True for _ in minimised.parameters()):
         cast(Any, model).blocks = minimised  # a part of the model while it trains: optimised, saved and resumed with it
     trainer = _trainer(
