@@ -71,7 +71,7 @@ def draw(records: Sequence[Record], grid: Grid) -> list[Plot]:
 
 
 def has_student(record: Record) -> bool:
-    """Whether a student learned from what the teachers said: not so for ensembles and for gold labels as target."""
+    """Whether a student was trained on the teachers' word; not so for ensembles, merged weights and gold targets."""
     parts = record.get("settings", "").split(", ")
     return "accuracy" in record and not {"no student", "merged weights", "gold labels as target"} & set(parts)
 
