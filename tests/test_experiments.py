@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,11 +20,16 @@ from muki.engines.work import Part
 from muki.errors import ConfigError, TextsError
 from muki.experiments import harness
 from muki.experiments.grid import Grid, Setting, load_grid
-from muki.experiments.harness import Laboratory, compare, write_results
+from muki.experiments.harness import Laboratory, collect, compare, public, write_results
 from muki.experiments.measures import correct_of
-from muki.experiments.tables import better, markdown, mean_interval, page, recovered_gap
+from muki.experiments.plots import draw, has_student
+from muki.experiments.statistics import better, difference, mean_interval, recovered_gap
+from muki.experiments.tables import markdown, page
 from muki.experiments.tasks import FOREIGN, DataSet, label_groups, make_task, read_data
+from muki.files import write_json
+from muki.methods import PRESETS
 
+GRIDS = Path(__file__).parent.parent / "benchmarks" / "grids"
 LABELS = ["art", "bank", "chess", "dance"]
 
 
@@ -34,7 +41,7 @@ def data_set(n: int = 200, labels: list[str] = LABELS, mark: str = "") -> DataSe
 
 
 def grid(**changes: Any) -> Grid:
-    return Grid(data={"d": "folder"}, methods=["muki"], encoder="e", output="out", **changes)
+    return Grid(**{"data": {"d": "folder"}, "methods": ["muki"], "encoder": "e", "output": "out", **changes})
 
 
 def texts(rows: list[dict[str, str]]) -> set[str]:
@@ -104,6 +111,28 @@ def test_translations_give_each_teacher_a_language_and_everybody_else_both():
         assert languages["en"] == languages["zh"] > 0
 
 
+def test_a_text_and_its_translation_are_not_one_with_a_teacher_and_the_other_in_the_pool():
+    parts = [data_set(mark="en "), data_set(mark="zh ")]
+    task = make_task(parts, Setting(), grid(), seed=0)
+    taught = {text.split(" ", 1)[1] for rows in task.taught for text in texts(rows)}
+    assert not taught & {text.split(" ", 1)[1] for text in texts(task.pool)}
+
+
+def test_translations_that_lack_labels_are_compared_on_those_that_all_have():
+    task = make_task([data_set(mark="en "), data_set(labels=LABELS[:3], mark="zh ")], Setting(), grid(), seed=0)
+    assert task.groups == [["art", "bank"], ["chess"]]
+    assert set(labels(task.pool)) == set(labels(task.test)) == set(LABELS[:3])
+
+
+def test_a_class_of_which_a_teacher_has_no_text_is_not_among_its_labels():
+    rare = DataSet(
+        train=[*data_set().train, {"text": "a", "label": "zoo"}, {"text": "b", "label": "zebra"}], test=data_set().test
+    )
+    for seed in range(8):
+        task = make_task([rare], Setting(), grid(), seed=seed)
+        assert [set(group) for group in task.groups] == [set(labels(rows)) for rows in task.taught]
+
+
 def test_data_sets_with_other_labels_are_one_teachers_each():
     task = make_task([data_set(), data_set(labels=["who", "where"], mark="q ")], Setting(), grid(), seed=0)
     assert task.groups == [LABELS, ["where", "who"]]
@@ -115,6 +144,14 @@ def test_a_data_set_without_a_test_file_is_named(tmp_path: Path):
     with pytest.raises(TextsError) as error:
         read_data(str(tmp_path))
     assert str(error.value) == f"data set '{tmp_path}': no test file; expected test.jsonl, .csv, .parquet … there"
+
+
+def test_validation_stands_in_for_training_texts_that_are_not_there(tmp_path: Path):
+    for split in ("validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": split, "label": "b"}) + "\n")
+    assert texts(read_data(str(tmp_path))[0].train) == {"validation"}
+    (tmp_path / "train.jsonl").write_text('{"text": "train", "label": "b"}\n')
+    assert texts(read_data(str(tmp_path))[0].train) == {"train"}
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -137,7 +174,8 @@ def record(method: str, correct: list[bool], **more: Any) -> dict[str, Any]:
         "data": "d", "setting": "s", "seed": 0, "method": method, "n": len(correct),
         "accuracy": float(np.mean(correct)),
         "correct": np.packbits(np.array(correct)).tobytes().hex(), "scoring_seconds": 1.0, "routing_accuracy": 0.5,
-        "balanced_routing_accuracy": 0.5, "target_accuracy": 0.5, "expected_calibration_error": 0.1, **more,
+        "balanced_routing_accuracy": 0.5, "target_accuracy": 0.5, "expected_calibration_error": 0.1,
+        "macro_f1": 0.5, "pool": 100, "settings": "energy, soft τ=1", **more,
     }  # fmt: skip
 
 
@@ -148,6 +186,30 @@ def test_only_a_difference_beyond_chance_counts_as_better():
     assert not better([record("a", little)], [record("b", base)])
     assert not better([record("a", base)], [record("b", much)])
     assert correct_of(record("a", little)).tolist() == little
+
+
+def test_difference_is_of_the_seeds_that_both_have():
+    base, more = [False] * 100, [True] * 20 + [False] * 80
+    first = [record("a", more, seed=0), record("a", more, seed=1)]
+    value, low, high = difference(first, [record("b", base, seed=1), record("b", more, seed=2)])
+    assert value == pytest.approx(0.2)
+    # 95 % of a binomial share of 0.2 of 100 texts
+    assert (low, high) == (pytest.approx(0.2 - 1.96 * 0.04, abs=0.015), pytest.approx(0.2 + 1.96 * 0.04, abs=0.015))
+    assert difference(first, [record("b", base, seed=2)]) is None
+
+
+def test_every_method_is_compared_with_vanilla_kd_and_with_muki_or_its_cheap_form():
+    half, most = [True] * 50 + [False] * 50, [True] * 75 + [False] * 25
+    records = [record("vanilla-kd", half), record("muki-fast", half), record("muki-plus", most)]
+    records.append(record("muki-plus", most, data="other"))
+    text = markdown(records)
+    assert "## s: accuracy, difference from vanilla-kd" in text
+    assert "## s: accuracy, difference from muki-fast" in text
+    assert "| muki-fast | +0.000 [+0.000, +0.000] | – |" in text
+    assert "| muki-plus | +0.250 [+0.1" in text
+    published = markdown([*records, record("muki", half)])
+    assert "difference from muki\n" in published
+    assert "difference from muki-fast" not in published
 
 
 def test_tables_mark_the_best_and_keep_ceilings_out_of_the_contest():
@@ -167,6 +229,57 @@ def test_failed_cells_are_listed_and_escaped():
     failed = {"data": "d", "setting": "s", "seed": 1, "method": "dfa", "error": "ValueError: <script>\nmore"}
     assert "| d, s, seed 1, dfa | ValueError: <script> |" in markdown([failed])
     assert "&lt;script&gt;" in page([failed])
+
+
+def test_records_lose_what_is_of_this_machine():
+    error = "OSError: '/home/me/grid/config.json', at /srv/a/b.py: see https://example.org/a/b and file:///tmp/a/c.json"
+    assert public({"method": "muki", "key": "0", "traceback": "/home/me", "error": error}) == {
+        "method": "muki",
+        "error": "OSError: '…/config.json', at …/b.py: see https://example.org/a/b and …/c.json",
+    }
+
+
+# --- plots -----------------------------------------------------------------------------------------------------------
+
+
+def test_plots_are_drawn_where_records_suffice_and_are_the_same_each_time():
+    methods = ["muki", {"tau-1": {"temperature": 1}}, "ensemble"]
+    settings = {"small": Setting(pool=50), "large": Setting(pool=500), "overlap": Setting(overlap=1, pool=50)}
+    both = grid(methods=methods, settings=settings, routing_only=[{"k4": {"passes": 4}}])
+    correct = [True] * 60 + [False] * 40
+    records = [
+        record(method, correct, setting=setting, pool=pool, data=data)
+        for method in ("muki", "tau-1", "ensemble")
+        for setting, pool in (("small", 50), ("large", 500), ("overlap", 50))
+        for data in ("<first>", "second", "third", "fourth")
+    ]
+    records += [{**records[0], "method": "k4"}, {**records[0], "method": "dfa", "error": "ValueError: no"}]
+    del records[-2]["accuracy"]
+    plots = draw(records, both)
+    assert [plot.name for plot in plots] == [
+        "accuracy-small", "accuracy-large", "accuracy-overlap", "routing-and-accuracy", "passes", "temperature",
+        "pool-size",
+    ]  # fmt: skip
+    assert plots == draw(records, both)
+    for plot in plots:
+        root = ElementTree.fromstring(plot.svg)
+        assert root.attrib["width"]
+        assert root.attrib["aria-label"] == plot.title
+        shown = " ".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text"))
+        assert "<first>" in shown
+        assert "dfa" not in shown
+    assert f"![{plots[0].title}](accuracy-small.svg)" in markdown(records, plots)
+    assert page(records, plots).count("<svg") == len(plots)
+
+
+def test_no_records_no_plots():
+    assert draw([], grid()) == []
+
+
+def test_ensembles_merged_weights_and_gold_targets_are_not_students_of_the_routing():
+    for method, expected in (("muki", True), ("oracle", True), ("dfa", True), ("ensemble", False),
+                             ("weight-merge", False), ("supervised", False)):  # fmt: skip
+        assert has_student(record(method, [True], settings=PRESETS[method].spelled_out())) == expected
 
 
 # --- the grid file ---------------------------------------------------------------------------------------------------
@@ -189,6 +302,54 @@ def test_methods_can_be_presets_with_changes():
     assert made.routing_only["energy-margin"].passes == 0
 
 
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_committed_grids_load_and_name_no_machine(path: Path):
+    loaded = load_grid(path)
+    assert list(loaded.groups())
+    assert loaded.output == str(GRIDS.resolve() / path.stem)
+    assert loaded.results == str(GRIDS.resolve() / ".." / "results" / path.stem)
+    assert not re.search(r"[:,+\[ ]/\w", path.read_text())  # an absolute path
+
+
+def test_smoke_has_every_preset():
+    assert set(load_grid(GRIDS / "smoke.yaml").methods) == set(PRESETS)
+
+
+def test_methods_and_settings_that_differ_in_one_number_are_found():
+    many = grid(
+        methods=["muki", "muki-no-mc", "muki-fast", {"tau-1": {"temperature": 1}}],
+        routing_only=[{"k4": {"passes": 4}}, "muki-soft"],
+        settings={"a": Setting(pool=9), "b": Setting(), "c": Setting(overlap=1), "d": Setting(pool=7, only=["d"])},
+    )
+    assert many.methods_that_differ_in("passes") == [{"muki": 16.0, "k4": 4.0}]
+    assert many.methods_that_differ_in("temperature") == [{"muki": 0.2, "tau-1": 1.0}]
+    assert many.settings_that_differ_in_pool() == [["a", "b", "d"]]
+
+
+def test_the_grid_beside_the_results_says_the_same_without_folders_of_this_machine(tmp_path: Path):
+    for name in ("enc", "small", "x", "y"):
+        (tmp_path / name).mkdir()
+    content = {
+        "data": {"x+y": f"{tmp_path}/x+y", "hub": "org/set"}, "encoder": "enc", "student": str(tmp_path / "small"),
+        "output": "out", "results": "there", "training": {"epochs": 2, "weight_decay": 0.1},
+        "methods": ["muki-plus", {"slow": {"passes": 32}}, {"vanilla-kd": {"preset": "vanilla-kd", "temperature": 2}}],
+        "settings": {"s": {"encoders": ["enc", "org/model"], "student": "small", "foreign": {"data": "hub"}}},
+    }  # fmt: skip
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(content))
+    loaded = load_grid(path)
+    portable = loaded.portable()
+    assert str(tmp_path) not in json.dumps(portable)
+    assert portable["data"] == {"x+y": "data/x+data/y", "hub": "org/set"}
+    assert (portable["encoder"], portable["student"], portable["output"]) == ("enc", "small", "out")
+    assert portable["settings"]["s"]["encoders"] == ["enc", "org/model"]
+    path.write_text(yaml.safe_dump(portable))
+    again = load_grid(path)
+    assert again.methods == loaded.methods
+    assert again.training == loaded.training
+    assert again.settings == loaded.settings
+
+
 # --- whole comparisons -----------------------------------------------------------------------------------------------
 
 
@@ -205,7 +366,8 @@ def small(tmp_path: Path, encoder: Path) -> Path:
                 row = {"text": " ".join(words[start : start + 4 + i % 7]), "label": LABELS[i % 4]}
                 file.write(json.dumps(row) + "\n")
     content = {
-        "data": {"tiny": "data"}, "encoder": str(encoder), "output": "out", "seeds": [0, 1], "max_length": 32,
+        "data": {"tiny": "data"}, "encoder": str(encoder), "output": "out", "results": "results/small",
+        "seeds": [0, 1], "max_length": 32,
         "methods": ["vanilla-kd", {"muki": {"passes": 4}}, "oracle", "ensemble"], "routing_only": ["muki-no-mc"],
         "training": {"epochs": 1, "batch_size": 8}, "teacher_training": {"epochs": 1, "batch_size": 8},
     }  # fmt: skip
@@ -234,9 +396,21 @@ def test_cells_share_teachers_and_scores_and_are_done_once(small: Path, monkeypa
     assert compare(settings) == records
     assert {path: path.stat().st_mtime_ns for path in small.parent.rglob("cell.json")} == before
     print(write_results(settings, records))
-    written = json.loads((small.parent / "out" / "results.json").read_text())
+    folder = small.parent / "results" / "small"
+    assert {path.name for path in folder.iterdir()} == {
+        "results.json", "results.md", "results.html", "grid.yaml", "accuracy-two-teachers.svg",
+        "routing-and-accuracy.svg",
+    }  # fmt: skip
+    written = json.loads((folder / "results.json").read_text())
     assert [(r["method"], r["seed"]) for r in written] == [(r["method"], r["seed"]) for r in records]
-    assert "two-teachers: accuracy of the student" in (small.parent / "out" / "results.md").read_text()
+    wanted = {
+        "data", "setting", "method", "seed", "accuracy", "macro_f1", "expected_calibration_error", "routing_accuracy",
+        "target_accuracy", "scoring_seconds", "training_seconds", "versions",
+    }  # fmt: skip
+    assert wanted <= set(written[0])
+    assert "two-teachers: accuracy of the student" in (folder / "results.md").read_text()
+    for path in folder.iterdir():
+        assert str(small.parent) not in path.read_text(), path.name
 
 
 def test_a_failed_cell_is_noted_and_tried_again(small: Path, monkeypatch: pytest.MonkeyPatch):
@@ -251,6 +425,15 @@ def test_a_failed_cell_is_noted_and_tried_again(small: Path, monkeypatch: pytest
     assert [r.get("error") for r in records] == [*["MemoryError: out of memory"] * 4, None]
     monkeypatch.undo()
     assert not [r["error"] for r in compare(settings) if "error" in r]
+
+
+def test_records_of_other_settings_are_not_collected(small: Path):
+    settings = load_grid(small)
+    laboratory = Laboratory(settings, next(settings.groups()))
+    first, second, *_ = laboratory.pending()
+    write_json(laboratory.record(first), {"key": laboratory.key(first), "method": first.name})
+    write_json(laboratory.record(second), {"key": "of other settings", "method": second.name})
+    assert [record["method"] for record in collect(settings)] == [first.name]
 
 
 def test_changed_settings_make_a_cell_pending_again(small: Path):

@@ -261,7 +261,7 @@ def compare(
 ) -> None:
     """Methods against each other: data sets × settings × methods × seeds; what is done is not repeated.
 
-    Example: muki compare benchmarks/grids/quick.yaml
+    Example: muki compare benchmarks/grids/smoke.yaml
     """
     from muki.engines.work import Part
     from muki.experiments.grid import load_grid

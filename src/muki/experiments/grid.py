@@ -38,7 +38,7 @@ class Setting(_Section):
     student: str | None = Field(None, description="what the student starts from; the grid's by default")
     prefix: str = Field("", description='put before each text by everybody, e.g. "query: "')
     teach: int | None = Field(None, ge=2, description="labelled texts for all teachers together")
-    pool: int | None = Field(None, ge=2, description="texts in the pool")
+    pool: int | None = Field(None, ge=2, description="texts in the pool, as far as they reach")
     only: list[str] | None = Field(None, description="data sets that this setting is for; all by default")
 
 
@@ -58,7 +58,8 @@ class Grid(_Section):
     max_length: int = Field(64, ge=2)
     teacher_training: TrainingConfig = Field(default_factory=TrainingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    output: str
+    output: str = Field(description="folder of teachers, scores and cells")
+    results: str | None = Field(None, description="folder of tables and plots; the output by default")
 
     @field_validator("data", mode="before")
     @classmethod
@@ -99,6 +100,38 @@ class Grid(_Section):
                     if data in setting.only if setting.only is not None else data not in foreign:
                         yield Group(data=data, setting=name, seed=seed)
 
+    def methods_that_differ_in(self, number: str) -> list[dict[str, float]]:
+        """Families of two or more methods that are equal but for `passes` or `temperature`: name to number."""
+        methods = {**self.methods, **self.routing_only}
+        families = _families({name: method.model_dump(exclude={number}) for name, method in methods.items()})
+        numbers = [{name: float(getattr(methods[name], number)) for name in family} for family in families]
+        return [family for family in numbers if len(set(family.values())) > 1]
+
+    def settings_that_differ_in_pool(self) -> list[list[str]]:
+        """Families of two or more settings that are equal but for the size of the pool."""
+        return _families({name: one.model_dump(exclude={"pool", "only"}) for name, one in self.settings.items()})
+
+    def portable(self) -> dict[str, Any]:
+        """The content of a grid file that says the same on any machine: data and models lie beside it, by name."""
+        content = self.model_dump(mode="json", exclude={"results"}, exclude_none=True)
+        content["output"] = Path(self.output).name
+        content["data"] = {
+            name: "+".join(f"data/{Path(part).name}" if Path(part).is_absolute() else part for part in where.split("+"))
+            for name, where in self.data.items()
+        }
+        for section in (content, *content["settings"].values()):
+            for key in ("encoder", "student"):
+                if key in section:
+                    section[key] = _name(section[key])
+        for setting in content["settings"].values():
+            setting["encoders"] = [_name(encoder) for encoder in setting["encoders"]]
+        for key in ("methods", "routing_only"):
+            content[key] = [
+                name if PRESETS.get(name) == method else {name: method.model_dump(mode="json", exclude_none=True)}
+                for name, method in getattr(self, key).items()
+            ]
+        return content
+
 
 class Group(_Section):
     """One data set in one setting with one seed."""
@@ -130,6 +163,7 @@ def load_grid(path: Path) -> Grid:
     grid = validated(Grid, content, str(path))
     here = path.resolve().parent
     grid.output = str(here / grid.output)
+    grid.results = grid.results and str(here / grid.results)
     grid.data = {name: "+".join(_beside(here, part) for part in where.split("+")) for name, where in grid.data.items()}
     grid.encoder = _beside(here, grid.encoder)
     grid.student = grid.student and _beside(here, grid.student)
@@ -142,6 +176,19 @@ def load_grid(path: Path) -> Grid:
 def _beside(folder: Path, path: str) -> str:
     """A path relative to the grid file where there is one, else as it is (absolute, or a Hub id)."""
     return str(folder / path) if (folder / path).exists() else path
+
+
+def _name(path: str) -> str:
+    """The last part of an absolute path; others as they are."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def _families(parts: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Names with equal parts together, where there are two or more."""
+    families: dict[str, list[str]] = {}
+    for name, content in parts.items():
+        families.setdefault(repr(content), []).append(name)
+    return [family for family in families.values() if len(family) > 1]
 
 
 def _method(item: Any) -> tuple[str, Any]:

@@ -6,7 +6,7 @@ out/
 │   ├── pool.jsonl, test.jsonl
 │   ├── scores-<passes>/               a run folder without a student
 │   └── methods/<method>/              supervision, student, cell.json
-└── results.json, results.md, results.html
+└── results.json, results.md, results.html, *.svg, grid.yaml    (in the folder `results`, if the grid names one)
 
 A cell that is done is not repeated; one that fails is noted and does not stop the others.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import traceback
 from collections.abc import Mapping
@@ -23,11 +24,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from muki import pipeline
 from muki.config import RunConfig, make_config
 from muki.engines.work import Part
 from muki.experiments.grid import Grid, Group, Setting
 from muki.experiments.measures import measure_answers, measure_pool
+from muki.experiments.plots import draw
+from muki.experiments.statistics import Record
 from muki.experiments.tables import markdown, page
 from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data
 from muki.files import fingerprint, read_json, remove, write_json, write_text
@@ -38,7 +43,8 @@ from muki.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]
+_GRID_MARK = "# What was compared, with every setting spelled out; written by muki beside its results.\n"
+_FOLDERS = re.compile(r"(?:file://|(?<![\w/.…]))/(?:[^\s/'\":,]+/)+")  # of an absolute path; not of other URLs
 
 
 @dataclass(frozen=True)
@@ -70,22 +76,38 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
 
 
 def collect(grid: Grid) -> list[Record]:
-    """The records of all cells that are done, in the grid's order."""
-    found = (
-        read_json(Laboratory(grid, group).record(cell)) for group in grid.groups() for cell in cells_of(grid, group)
-    )
-    return [record for record in found if record is not None]
+    """The records of all cells that are done with these very settings, in the grid's order."""
+    records = []
+    for group in grid.groups():
+        laboratory = Laboratory(grid, group)
+        for cell in cells_of(grid, group):
+            record = laboratory.known(cell)
+            if record is not None:
+                records.append(record)
+    return records
 
 
 def write_results(grid: Grid, records: list[Record]) -> str:
-    """Write `results.json`, `results.md` and `results.html`. Returns where they are and what failed."""
-    folder = Path(grid.output)
-    public = [{k: v for k, v in record.items() if k not in ("key", "traceback")} for record in records]
-    write_text(folder / "results.json", json_lines(public))
-    write_text(folder / "results.md", markdown(records))
-    write_text(folder / "results.html", page(records))
+    """Write tables, plots, records and the grid, all without paths of this machine. Returns what is where."""
+    folder = Path(grid.results or grid.output)
+    records = [public(record) for record in records]
+    plots = draw(records, grid)
+    for plot in plots:
+        write_text(folder / f"{plot.name}.svg", plot.svg)
+    write_text(folder / "results.json", json_lines(records))
+    write_text(folder / "results.md", markdown(records, plots))
+    write_text(folder / "results.html", page(records, plots))
+    write_text(folder / "grid.yaml", _GRID_MARK + yaml.safe_dump(grid.portable(), sort_keys=False, allow_unicode=True))
     failed = sum("error" in record for record in records)
     return f"{len(records)} cells, {failed} failed: {folder / 'results.md'}, results.html, results.json"
+
+
+def public(record: Record) -> Record:
+    """A record without what is of this machine: its key, the traceback, and folders in the error."""
+    kept = {key: value for key, value in record.items() if key not in ("key", "traceback")}
+    if "error" in kept:
+        kept["error"] = _FOLDERS.sub("…/", kept["error"])
+    return kept
 
 
 def json_lines(records: list[Record]) -> str:
@@ -113,18 +135,20 @@ class Laboratory:
         """Where a cell's record lies."""
         return self.folder / "methods" / cell.name / "cell.json"
 
+    def known(self, cell: Cell) -> Record | None:
+        """A cell's record, if it is of these very settings."""
+        record: Record | None = read_json(self.record(cell))
+        return record if record is not None and record.get("key") == self.key(cell) else None
+
     def pending(self) -> list[Cell]:
         """The cells without a record of these very settings, or with a failure."""
-        waiting = []
-        for cell in cells_of(self.grid, self.group):
-            known = read_json(self.record(cell))
-            if known is None or "error" in known or known.get("key") != self.key(cell):
-                waiting.append(cell)
-        return waiting
+        return [cell for cell in cells_of(self.grid, self.group) if "error" in (self.known(cell) or {"error": ""})]
 
     def key(self, cell: Cell) -> str:
         """Fingerprint of everything that the grid file says about a cell."""
-        grid = self.grid.model_dump(exclude={"methods", "routing_only", "settings", "seeds", "output", "data"})
+        grid = self.grid.model_dump(
+            exclude={"methods", "routing_only", "settings", "seeds", "output", "results", "data"}
+        )
         data = [self.grid.data[self.group.data], self.setting.foreign and self.grid.data[self.setting.foreign.data]]
         return fingerprint(
             grid,

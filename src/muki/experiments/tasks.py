@@ -29,6 +29,10 @@ class DataSet:
         """Label names, sorted."""
         return sorted({row["label"] for row in self.train})
 
+    def only(self, labels: Sequence[str]) -> DataSet:
+        """The texts with these labels."""
+        return DataSet(*([row for row in rows if row["label"] in labels] for rows in (self.train, self.test)))
+
 
 @dataclass(frozen=True)
 class Task:
@@ -50,7 +54,8 @@ class Task:
 def read_data(where: str) -> list[DataSet]:
     """Read a data set, or several joined by `+`.
 
-    Each is a folder with `train` and `test` files in any form that `integrate` takes, or the name of a Hub data set.
+    Each is a folder with `train` and `test` files in any form that `integrate` takes, or the name of a Hub data set. In
+    a folder without a `train` file `validation` stands in for it: translations often have no other.
     """
     return [_read_one(part) for part in where.split("+")]
 
@@ -61,8 +66,9 @@ def make_task(
     """Cut a data set into a task.
 
     One data set: its sorted labels are cut into contiguous groups, one for each teacher. Several with the same labels
-    (translations): the groups as before, and each teacher's texts come from one of them in turn. Several with other
-    labels: each is one teacher's. Half of the training texts are for the teachers, the other half is the pool.
+    (translations): the groups as before, and each teacher's texts come from one of them in turn; if one lacks some of
+    the labels, only those that all have. Several with other labels: each is one teacher's. Half of the training texts
+    are for the teachers, the other half is the pool. A class of which a teacher has no text is not among its labels.
 
     Args:
         parts: the data sets.
@@ -72,8 +78,11 @@ def make_task(
         foreign: where texts that belong to nobody come from, if the setting wants them.
     """
     rng = np.random.default_rng(seed)
-    shuffled = [_shuffled(part.train, rng) for part in parts]
-    same = all(part.labels == parts[0].labels for part in parts)
+    shared = sorted(set.intersection(*(set(part.labels) for part in parts)))
+    same = any(part.labels == shared for part in parts)
+    if same and len(parts) > 1:
+        parts = [part.only(shared) for part in parts]
+    shuffled = _side_by_side([part.train for part in parts], rng)
     count = setting.teachers if same else len(parts)
     groups = label_groups(parts[0].labels, count, setting.overlap) if same else [part.labels for part in parts]
 
@@ -93,7 +102,9 @@ def make_task(
         outside = _shuffled(foreign.train, rng)[:count]
         pool = _shuffled([*pool, *({**row, "label": FOREIGN + row["label"]} for row in outside)], rng)
     test = _mixed([_shuffled(part.test, rng) for part in parts], rng)[: grid.test]
-    return Task(groups, taught, pool, test)
+    seen = [{row["label"] for row in rows} for rows in taught]
+    known = [[label for label in group if label in own] for group, own in zip(groups, seen, strict=True)]
+    return Task(known, taught, pool, test)
 
 
 def label_groups(labels: Sequence[str], count: int, overlap: int = 0) -> list[list[str]]:
@@ -120,6 +131,16 @@ def _with_shares(pool: list[Row], groups: list[list[str]], shares: list[float], 
     return [row for row in pool if id(row) in kept]
 
 
+def _side_by_side(parts: Sequence[list[Row]], rng: np.random.Generator) -> list[list[Row]]:
+    """Each shuffled; data sets of one length in the same order, so that a text and its translation stay together.
+
+    Else a translation of what a teacher was trained on could be in the pool.
+    """
+    sizes = dict.fromkeys(len(rows) for rows in parts)
+    orders = {size: rng.permutation(size) for size in sizes}
+    return [[rows[i] for i in orders[len(rows)]] for rows in parts]
+
+
 def _mixed(parts: list[list[Row]], rng: np.random.Generator) -> list[Row]:
     """The data sets in equal shares, as far as the smallest reaches; one alone stays as it is."""
     if len(parts) == 1:
@@ -137,10 +158,11 @@ def _read_one(where: str) -> DataSet:
     for split in ("train", "test"):
         source = where
         if Path(where).is_dir():
-            found = sorted(path for path in Path(where).iterdir() if path.name.split(".")[0] == split)
+            names = [split, "validation"] if split == "train" else [split]
+            found = sorted(path for path in Path(where).iterdir() if path.name.split(".")[0] in names)
             if not found:
                 raise TextsError(f"data set '{where}': no {split} file; expected {split}.jsonl, .csv, .parquet … there")
-            source = str(found[0])
+            source = str(found[0])  # train sorts before validation
         texts = read(source, Columns(label="label"), split=split)
         splits[split] = [{"text": t.text, "label": t.label} for t in texts if t.label is not None and t.text.strip()]
     return DataSet(**splits)

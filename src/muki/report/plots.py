@@ -52,7 +52,7 @@ def intervals(rows: Sequence[tuple[str, float, tuple[float, float] | None, str]]
         axes.set(xlim=(0, 1), ylim=(0.5, len(rows) + 0.6), yticks=[])
         _percent(axes.xaxis)
         axes.set_xlabel("right answers, %")
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 def calibration(series: Sequence[tuple[str, list[dict[str, float]], str]], title: str) -> str:
@@ -75,7 +75,7 @@ def calibration(series: Sequence[tuple[str, list[dict[str, float]], str]], title
         _percent(axes.xaxis)
         _percent(axes.yaxis)
         axes.legend(loc="upper left", frameon=False, handlelength=1.0)
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 def certainties(columns: Sequence[tuple[str, ArrayLike, NDArray[np.bool_], str]], title: str) -> str:
@@ -91,7 +91,7 @@ def certainties(columns: Sequence[tuple[str, ArrayLike, NDArray[np.bool_], str]]
             axes.spines["left"].set_visible(False)
         _percent(axes.xaxis)
         axes.set_xlabel("certainty, %")
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 def histogram(values: ArrayLike, mark: float, mark_name: str, label: str, title: str) -> str:
@@ -107,7 +107,7 @@ def histogram(values: ArrayLike, mark: float, mark_name: str, label: str, title:
         axes.set(xlim=(0, 1), yticks=[], xlabel=label)
         axes.spines["left"].set_visible(False)
         _percent(axes.xaxis)
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 def curves(series: Sequence[tuple[str, list[dict[str, float]], str, bool]], title: str) -> str:
@@ -121,7 +121,7 @@ def curves(series: Sequence[tuple[str, list[dict[str, float]], str, bool]], titl
         axes.set(xlabel="step", ylabel="loss, nats", ylim=(0, None))
         axes.grid(axis="y", color=_STANDS_FOR["line"], linewidth=0.6)
         axes.legend(loc="upper right", frameon=False)
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 def heat(matrix: ArrayLike, xlabel: str, ylabel: str, title: str) -> str:
@@ -133,15 +133,20 @@ def heat(matrix: ArrayLike, xlabel: str, ylabel: str, title: str) -> str:
         fade = LinearSegmentedColormap.from_list("fade", [(0.16, 0.44, 0.48, 0.03), (0.16, 0.44, 0.48, 1.0)])
         axes.imshow(np.sqrt(np.asarray(matrix)), cmap=fade, vmin=0, vmax=1, interpolation="nearest")
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------
 
 
+def ink(name: str) -> str:
+    """What stands for one of the page's colours until `to_svg` puts that in."""
+    return _STANDS_FOR[name]
+
+
 @contextmanager
-def _figure(height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
-    """A figure in the page's style; no display, no global state, no mathematics in labels."""
+def canvas(width: float, height: float) -> Iterator[Any]:
+    """An empty figure in the page's style, in inches; no display, no global state, no mathematics in labels."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -156,11 +161,17 @@ def _figure(height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
         "xtick.major.size": 3, "ytick.major.size": 3, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+@contextmanager
+def _figure(height: float, rows: int = 1) -> Iterator[tuple[Any, Any]]:
+    """A figure as wide as a column of the page, and its axes."""
+    with canvas(_WIDTH, height) as figure:
         yield figure, figure.subplots(rows, 1, sharex=True) if rows > 1 else figure.subplots()
 
 
-def _svg(figure: Any, title: str) -> str:
+def to_svg(figure: Any, title: str) -> str:
     """The figure as an inline SVG element with a name; ids are unique on a page that holds many."""
     import html
 

@@ -1,0 +1,88 @@
+"""Numbers over the records of a comparison: means with intervals, paired differences, the recovered gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from muki.experiments.measures import correct_of
+
+Record = dict[str, Any]
+
+RESAMPLES = 2000
+
+
+def recovered_gap(method: float, vanilla: float, oracle: float) -> float | None:
+    """`(method − vanilla KD) / (oracle − vanilla KD)`: 0 for vanilla KD, 1 for oracle routing; None where they meet."""
+    return None if oracle - vanilla < 0.005 else (method - vanilla) / (oracle - vanilla)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half of its 95 % interval over seeds (Student's t); None for one seed."""
+    n = len(values)
+    if n < 2:
+        return float(np.mean(values)), None
+    return float(np.mean(values)), float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+
+
+def difference(first: Sequence[Record], second: Sequence[Record]) -> tuple[float, float, float] | None:
+    """The first method's accuracy minus the second's, and the 95 % interval of a paired bootstrap over test texts.
+
+    The texts of all seeds that both methods have are joined, and the same texts are drawn for both. So the interval is
+    for these seeds: how much other seeds would differ is what `mean_interval` estimates.
+
+    Returns:
+        difference, lower and upper end, each in [-1, 1]; None where no seed has both.
+    """
+    differences = _paired(first, second)
+    if differences is None:
+        return None
+    low, high = np.quantile(_resampled(differences), [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)
+
+
+def better(first: Sequence[Record], second: Sequence[Record]) -> bool:
+    """Whether at least 97.5 % of the differences that the paired bootstrap draws are positive."""
+    differences = _paired(first, second)
+    return differences is not None and bool((_resampled(differences) > 0).mean() >= 0.975)
+
+
+def _paired(first: Sequence[Record], second: Sequence[Record]) -> NDArray[np.int64] | None:
+    """For each test text of each seed that both have: 1 where only the first is right, -1 where only the second is."""
+    others = {record["seed"]: record for record in second}
+    found = [
+        correct_of(record).astype(np.int64) - correct_of(others[record["seed"]])
+        for record in first
+        if record["seed"] in others
+    ]
+    return np.concatenate(found) if found else None
+
+
+def _resampled(differences: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means of bootstrap samples, shape (RESAMPLES,). Drawing values of -1, 0 and 1 is drawing their counts."""
+    n = len(differences)
+    shares = [(differences == value).mean() for value in (-1, 0, 1)]
+    counts = np.random.default_rng(0).multinomial(n, shares, RESAMPLES)
+    return np.asarray((counts[:, 2] - counts[:, 0]) / n)
+
+
+# --- choosing records --------------------------------------------------------------------------------------------
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """Each value once, in order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def chosen(records: Sequence[Record], **wanted: object) -> list[Record]:
+    """The records with these values: `chosen(records, method="muki", data="ag_news")`."""
+    return [record for record in records if all(record[key] == value for key, value in wanted.items())]
+
+
+def values_of(records: Sequence[Record], key: str) -> list[float]:
+    """A measure, of the records that have it."""
+    return [record[key] for record in records if record.get(key) is not None]
