@@ -197,9 +197,60 @@ def test_trust_estimates_both_accuracies_without_labels():
     start = np.zeros((n, 2))
     start[np.arange(n), np.where(wrong, 1 - owner, owner)] = margin
     seen = np.where(rng.random(n) < 0.1, 1 - owner, owner)  # the view errs anywhere
-    alpha, accuracy = trust(start, np.eye(2)[seen])
-    assert alpha == pytest.approx(0.9, abs=0.02)
-    assert accuracy == pytest.approx(1 - wrong.mean(), abs=0.03)
+    found = trust(start, np.eye(2)[seen])
+    assert found.view_accuracy == pytest.approx(0.9, abs=0.02)
+    assert found.score_accuracy == pytest.approx(1 - wrong.mean(), abs=0.03)
+    assert found.beyond_chance == pytest.approx(0.8, abs=0.04)
+
+
+def test_two_judges_that_give_all_to_one_teacher_earn_no_trust():
+    rng = np.random.default_rng(0)
+    start = np.stack([np.full(2000, 2.0), rng.normal(size=2000)], axis=-1)
+    seen = np.eye(2)[(rng.random(2000) < 0.03).astype(int)]
+    assert trust(start, seen).view_accuracy > 0.9
+    assert not trust(start, seen).earned
+
+
+def test_a_small_pool_with_a_small_teacher_is_refined():
+    for seed in range(3):
+        outputs, space, view, owner = pool(shares=(0.95, 0.05), n=200, seed=seed)
+        start = right(fit_router(START, outputs, space)(outputs).weights, owner)
+        found = right(fit_router(PLUS, outputs, space, view)(outputs, view).weights, owner)
+        assert found > max(0.9, start)
+
+
+def test_a_teacher_that_owns_nothing_of_the_pool_is_left_out():
+    outputs, space, view, owner = pool(shares=(0.5, 0.5, 0.0), n=1000)
+    assert right(fit_router(PLUS, outputs, space, view)(outputs, view).weights, owner) > 0.95
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_never_trusted_on_a_small_pool(seed: int):
+    outputs, space, _, owner = pool(n=200, seed=seed)
+    noise = np.random.default_rng(seed + 100).normal(size=(200, 24)).astype(np.float16)
+    router = fit_router(PLUS, outputs, space, noise)
+    assert (
+        right(router(outputs, noise).weights, owner)
+        >= right(fit_router(START, outputs, space)(outputs).weights, owner) - 0.01
+    )
+
+
+def test_a_part_that_the_view_does_not_bear_out_counts_little():
+    outputs, space, view, owner = pool()
+    rng = np.random.default_rng(1)
+    spoiled = [replace(one, features=rng.normal(size=(len(owner), 8)).astype(np.float16)) for one in outputs]
+    entropy, distance = fit_router(PLUS, spoiled, space, view).importance
+    assert distance < 0.1 * entropy
+    entropy, distance = fit_router(PLUS, outputs, space, view).importance
+    assert distance > 0.5 * entropy
+
+
+def test_hard_routing_is_weighed_by_its_probability():
+    outputs, space, view, _ = pool()
+    router = fit_router(PLUS.model_copy(update={"integration": "hard"}), outputs, space, view)
+    routing = router(outputs, view)
+    assert set(np.unique(routing.weights)) == {0.0, 1.0}
+    assert routing.probabilities.max(axis=-1).min() < 0.95
 
 
 def test_a_shared_class_is_no_conflict():
@@ -260,13 +311,36 @@ def test_temper_finds_how_far_a_judge_can_be_believed():
     assert temper(np.log(p), rng.integers(2, size=20_000)) < 0.1
 
 
+def two(n: int) -> np.ndarray:
+    """Answers of two teachers that never give the same class."""
+    return np.tile([0, 1], (n, 1))
+
+
+def test_texts_on_which_teachers_give_one_class_do_not_count_as_disagreement():
+    rng = np.random.default_rng(0)
+    owner = rng.integers(2, size=4000)
+    sign = 2 * owner - 1
+    view = np.log(softmax(np.stack([0 * sign, 3 * (sign + rng.normal(size=4000))], axis=-1)))
+    scores = (sign + rng.normal(size=4000))[:, None]
+    plain = Evidence.fit(view, scores, two(4000))
+    same = np.zeros((3000, 2), dtype=np.int64)
+    either = np.log(np.full((3000, 2), 0.5)) + 0.1 * rng.normal(size=(3000, 2))
+    joined = Evidence.fit(
+        np.concatenate([view, either]),
+        np.concatenate([scores, rng.normal(size=(3000, 1))]),
+        np.concatenate([two(4000), same]),
+    )
+    assert joined.kappa == pytest.approx(plain.kappa)
+    np.testing.assert_allclose(joined.slope, plain.slope)
+
+
 def test_two_judges_are_better_than_each():
     rng = np.random.default_rng(0)
     owner = rng.integers(2, size=4000)
     sign = 2 * owner - 1
     view = np.stack([0 * sign, 3 * (sign + rng.normal(size=4000))], axis=-1)
     scores = (sign + rng.normal(size=4000))[:, None]
-    both = Evidence.fit(np.log(softmax(view)), scores).log_weights(np.log(softmax(view)), scores)
+    both = Evidence.fit(np.log(softmax(view)), scores, two(4000)).log_weights(np.log(softmax(view)), scores)
     assert right(both, owner) > max(right(view, owner), ((scores[:, 0] > 0) == owner).mean()) + 0.05
 
 
@@ -310,4 +384,5 @@ def test_a_pool_of_one_teacher_alone_breaks_nothing():
     assert np.isfinite(weights).all()
     np.testing.assert_allclose(weights.sum(axis=-1), 1.0)
     everything = np.log(np.tile([1.0, 1e-9], (300, 1)))
-    assert np.isfinite(Evidence.fit(everything, np.zeros((300, 2))).log_weights(everything, np.zeros((300, 2)))).all()
+    evidence = Evidence.fit(everything, np.zeros((300, 2)), two(300))
+    assert np.isfinite(evidence.log_weights(everything, np.zeros((300, 2)))).all()

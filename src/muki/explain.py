@@ -11,11 +11,10 @@ import numpy as np
 
 from muki.config import IN_MEMORY, RunConfig
 from muki.errors import ConfigError, RunFolderError
-from muki.evaluation.evaluate import load_outputs, pool_router
+from muki.evaluation.evaluate import pool_router
 from muki.evaluation.table import table
 from muki.formulas import Array, softmax
-from muki.integration.router import Routing
-from muki.integration.stage import load_supervision, raw_weights, union_predictions
+from muki.integration.stage import average_weight, raw_weights, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.pipeline import load_from_config, scoring_settings
@@ -111,9 +110,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
     view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.pool is not None else None
     routing = router(outputs, view)
     weights = raw_weights(routing, union_predictions(outputs, space), config.method)
-    return assemble(
-        asked, outputs, space, routing.weights, weights / _average_weight(run, pool, space, config), student
-    )
+    return assemble(asked, outputs, space, routing.weights, weights / average_weight(run.supervision), student)
 
 
 def assemble(
@@ -219,14 +216,6 @@ def rendered(one: Explanation) -> str:
     if one.student:
         lines.append(f"student: {_listed(one.student)}")
     return "\n".join([*lines, "", one.sentence])
-
-
-def _average_weight(run: RunFolder, pool: TextShards, space: LabelSpace, config: RunConfig) -> float:
-    """What the pool's instance weights were divided by."""
-    supervision, _ = load_supervision(run.supervision)
-    predictions = union_predictions(load_outputs(run, "pool", list(space.columns), pool), space)
-    routing = Routing(supervision.scores.astype(np.float64), supervision.routing.astype(np.float64))
-    return float(raw_weights(routing, predictions, config.method).mean())
 
 
 def _top(p: Array, labels: Sequence[str]) -> list[tuple[str, float]]:

@@ -24,13 +24,13 @@ from muki.evaluation.metrics import (
     routing_accuracy,
 )
 from muki.formulas import Array, softmax
-from muki.integration.router import Router, Routing
+from muki.integration.router import Router, Routing, gold_routing
 from muki.integration.stage import Supervision, fit_on_pool, load_supervision, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import preset_name
-from muki.routing.scores import available, gold_scores, routing_scores
-from muki.routing.weights import hard_weights, soft_weights
+from muki.routing.scores import available, routing_scores
+from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder, Split
 from muki.student.data import split_holdout
 from muki.teachers.outputs import TeacherOutputs
@@ -179,8 +179,7 @@ def route_test(
         gold: of these texts, indices into the union.
     """
     if config.method.needs_gold:
-        scores = gold_scores(gold, list(space.columns.values()))
-        return Routing(scores, hard_weights(scores))
+        return gold_routing(gold, list(space.columns.values()))
     router = pool_router(run, config, space)
     view, test = neutral_view(config, run, "test").get("view"), TextShards.load(run.texts("test"))
     if view is None or test is None:

@@ -6,8 +6,8 @@ scores → calibration across teachers → refinement over the pool → weights
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from muki.methods import Method
 from muki.routing.calibration import normal_ranks, standardise
 from muki.routing.evidence import Evidence
 from muki.routing.refinement import FOLDS, SHARPNESS, Neighbourhood, PoolModel, refine
-from muki.routing.scores import SCORES, fit_scores, parts_of
+from muki.routing.scores import SCORES, fit_scores, gold_scores, parts_of
 from muki.routing.weights import hard_weights, soft_weights
 from muki.teachers.outputs import TeacherOutputs
 
@@ -39,10 +39,17 @@ class Routing:
     Attributes:
         scores: how sure each teacher is, after calibration, shape (n, N).
         weights: how much each is heard, shape (n, N), rows sum to 1.
+        probabilities: that each knows the answer, shape (n, N), rows sum to 1; the weights before any is made hard.
     """
 
     scores: Array
     weights: Array
+    probabilities: Array
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Routing]) -> Routing:
+        """Several texts' routing as one."""
+        return cls(*(np.concatenate([getattr(one, field.name) for one in parts]) for field in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Router:
     Attributes:
         method: whose chain this is.
         columns: of each teacher and each part of the score, the calibrated score function.
+        importance: how much each part counts, shape (P,).
         pool: classes in the neutral view; None without refinement, or where the view was not trusted.
         evidence: how view and scores are weighed; None without refinement.
         offsets: of the scores, shape (N,).
@@ -63,6 +71,7 @@ class Router:
     method: Method
     columns: list[list[Column]]
     union: list[tuple[int, ...]]
+    importance: Array
     offsets: Array
     spread: float = 1.0
     pool: PoolModel | None = None
@@ -77,14 +86,17 @@ class Router:
             view: of the texts, shape (n, H), where the method refines; without it the scores alone decide.
         """
         parts = self.parts(outputs)  # (n, N, P)
-        scores = parts.sum(axis=-1) / self.spread + self.offsets
+        scores = parts @ self.importance / self.spread + self.offsets
         if self.method.refinement == "none":
-            return Routing(scores, route(scores, self.method))
+            weights = route(scores, self.method)
+            return Routing(scores, weights, weights)
         if self.pool is None or self.evidence is None or view is None:
-            return Routing(scores, softmax(SHARPNESS * scores))
-        seen = self.pool.log_weights(neighbourhood(outputs, view))
-        weights = np.exp(self.evidence.log_weights(seen, parts.reshape(len(parts), -1)))
-        return Routing(scores, weights if self.method.integration == "soft" else hard_weights(weights))
+            probabilities = softmax(SHARPNESS * scores)
+        else:
+            seen = self.pool.log_weights(neighbourhood(outputs, view))
+            probabilities = np.exp(self.evidence.log_weights(seen, parts.reshape(len(parts), -1)))
+        soft = self.method.integration == "soft"
+        return Routing(scores, probabilities if soft else hard_weights(probabilities), probabilities)
 
     def parts(self, outputs: list[TeacherOutputs]) -> Array:
         """Calibrated scores, shape (n, N, P) for P parts."""
@@ -95,6 +107,13 @@ class Router:
             ],
             axis=1,
         )
+
+
+def gold_routing(gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> Routing:
+    """Routing by the gold labels, indices into the union: the ceiling of every router."""
+    scores = gold_scores(gold, columns)
+    weights = hard_weights(scores)
+    return Routing(scores, weights, weights)
 
 
 def route(scores: Array, method: Method) -> Array:
@@ -129,9 +148,10 @@ def fit_router(
         [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(names)]
         for i in range(len(outputs))
     ]
-    router = Router(method, columns, union, np.zeros(len(outputs)))
+    priors = np.array([SCORES[name].prior for name in names]) if len(names) > 1 else np.ones(1)
+    router = Router(method, columns, union, priors, np.zeros(len(outputs)))
     if len(names) > 1:
-        router = replace(router, spread=max(float(router.parts(outputs).sum(axis=-1).std()), 1e-12))
+        router = replace(router, spread=_spread(router.parts(outputs), priors))
     if method.refinement == "none" or view is None:
         return router
     return _refined(router, outputs, view, len(space.labels))
@@ -156,25 +176,29 @@ def fold_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _refined(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.float16], n_labels: int) -> Router:
     texts = neighbourhood(outputs, view)
     parts = router.parts(outputs)
-    scores = parts.sum(axis=-1) / router.spread
-    found = refine(texts, scores, router.union, n_labels)
-    findings = {"view_accuracy": found.view_agreement, "score_accuracy": found.start_accuracy}
+    found = refine(texts, parts, router.importance, router.union, n_labels)
+    findings = {"view_accuracy": found.trust.view_accuracy, "score_accuracy": found.trust.score_accuracy}
     logger.info(
         "refinement: the view is right on about %.0f %%, the scores on about %.0f %%: %s",
-        100 * found.view_agreement, 100 * found.start_accuracy,
+        100 * found.trust.view_accuracy, 100 * found.trust.score_accuracy,
         "refined" if found.model is not None else "keeping the scores, the view does not show the classes",
     )  # fmt: skip
     if found.model is None:
         return replace(router, findings={**findings, "refined": 0.0})
-    pool, flat = found.model, parts.reshape(len(parts), -1)
+    pool, flat, answers = found.model, parts.reshape(len(parts), -1), texts.answers(router.union)
     for _ in range(_ROUNDS):
-        evidence = Evidence.fit(pool.log_weights(texts), flat)
+        evidence = Evidence.fit(pool.log_weights(texts), flat, answers)
         weights = np.exp(evidence.log_weights(pool.log_weights(texts), flat))
         pool = PoolModel.fit(texts, hard_weights(weights), router.union, n_labels)
     return replace(
         router, pool=pool, evidence=evidence, offsets=found.offsets,
+        importance=found.importance, spread=_spread(parts, found.importance),
         findings={**findings, "refined": 1.0, "view_exponent": evidence.kappa},
     )  # fmt: skip
+
+
+def _spread(parts: Array, importance: Array) -> float:
+    return max(float((parts @ importance).std()), 1e-12)
 
 
 def _calibrated(method: Method, name: str, score: Column, pool: TeacherOutputs) -> Column:

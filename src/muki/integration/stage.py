@@ -19,18 +19,17 @@ from muki.arrow import matrix, vectors
 from muki.errors import RunFolderError
 from muki.files import digests, fingerprint, read_json, replacing, unchanged, write_json
 from muki.formulas import Array, softmax
-from muki.integration.router import FIT_ROWS, Router, Routing, fit_router, needs_pool
+from muki.integration.router import FIT_ROWS, Router, Routing, fit_router, gold_routing, needs_pool
 from muki.integration.supervision import integrate_distributions, mean_one, one_hot
 from muki.labels import LabelSpace
 from muki.methods import Method
-from muki.routing.scores import gold_scores
-from muki.routing.weights import hard_weights, margin
+from muki.routing.weights import margin
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import Source, read_outputs
 
 logger = logging.getLogger(__name__)
 
-SUPERVISION_VERSION = 2
+SUPERVISION_VERSION = 3  # raise when the numbers for the same scores and method change
 
 View = Callable[[int], NDArray[np.float16]]  # number of a shard -> (rows of the shard, H)
 
@@ -70,10 +69,13 @@ class Supervision:
 
 def raw_weights(routing: Routing, predictions: NDArray[np.int64], method: Method) -> Array:
     """How much each text counts before scaling, shape (n,): by margin, by the routing's probability, or all alike."""
+    if method.needs_gold:
+        result: Array = routing.scores.max(axis=-1)  # a text that belongs to nobody teaches nothing
+        return result
     if method.reweight == "margin":
         return margin(routing.scores, predictions)
     if method.reweight == "probability":
-        return right_probability(routing.weights, predictions)
+        return right_probability(routing.probabilities, predictions)
     return np.ones(len(predictions))
 
 
@@ -143,16 +145,13 @@ def supervise(
     routed, predictions = [], []
     for number, outputs in enumerate(shard_outputs()):
         if router is None:
-            scores = gold_scores((gold or [])[number], list(space.columns.values()))
-            routed.append(Routing(scores, hard_weights(scores)))
+            routed.append(gold_routing((gold or [])[number], list(space.columns.values())))
         else:
             routed.append(router(outputs, view(number) if view else None))
         predictions.append(union_predictions(outputs, space))
-    routing = Routing(np.concatenate([one.scores for one in routed]), np.concatenate([one.weights for one in routed]))
-    if gold is None:
-        weights = mean_one(raw_weights(routing, np.concatenate(predictions), method))
-    else:
-        weights = mean_one(routing.scores.max(axis=-1))  # a text that belongs to nobody teaches nothing
+    routing = Routing.concatenate(routed)
+    raw = raw_weights(routing, np.concatenate(predictions), method)
+    weights = mean_one(raw)
 
     with replacing(folder) as temporary:
         temporary.mkdir()
@@ -180,6 +179,7 @@ def supervise(
         summary = {
             "fingerprint": key,
             "rows": len(routing.scores),
+            "average_weight": float(raw.mean()),
             "findings": (router and router.findings) or {},
             "method": method.model_dump(),
             "files": digests(temporary, shards),
@@ -217,15 +217,22 @@ def fit_on_pool(
     return fit_router(method, pooled, space, np.concatenate(views) if views else None)
 
 
+def average_weight(folder: Path) -> float:
+    """What the pool's instance weights were divided by, so that their mean is 1.
+
+    Raises:
+        RunFolderError: the stage is not finished.
+    """
+    return float(_summary(folder)["average_weight"])
+
+
 def load_supervision(folder: Path) -> tuple[Supervision, str]:
     """Read the whole supervision and its fingerprint.
 
     Raises:
         RunFolderError: the stage is not finished.
     """
-    summary = read_json(folder / "supervision.json")
-    if summary is None:
-        raise RunFolderError(f"{folder}: no finished supervision; run `muki supervise {folder.parent}` first")
+    summary = _summary(folder)
     tables = [pq.read_table(folder / name) for name in summary["files"]]
     table = pa.concat_tables(tables).combine_chunks()
 
@@ -240,6 +247,13 @@ def load_supervision(folder: Path) -> tuple[Supervision, str]:
         states=tuple(matrix(table[name]) for name in states),
     )
     return supervision, str(summary["fingerprint"])
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] | None = read_json(folder / "supervision.json")
+    if summary is None:
+        raise RunFolderError(f"{folder}: no finished supervision; run `muki supervise {folder.parent}` first")
+    return summary
 
 
 def _outputs(shards: list[str], folders: list[Path], sources: list[list[Source]]) -> Iterator[list[TeacherOutputs]]:

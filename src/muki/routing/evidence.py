@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 
 from muki.formulas import Array, log_softmax, softmax
 
+_FEWEST = 30  # texts that only one teacher answers so, to fit on them alone
 _REGULARISATION = 0.1  # scikit-learn's C: strong, the scores are few and the judge is noisy
 
 
@@ -37,16 +38,22 @@ class Evidence:
     log_shares: Array
 
     @classmethod
-    def fit(cls, view: Array, scores: Array) -> Evidence:
-        """Weigh the judges against each other.
+    def fit(cls, view: Array, scores: Array, answers: NDArray[np.int64]) -> Evidence:
+        """Weigh the judges against each other, on texts whose answer hangs on the choice of the teacher.
 
         Args:
             view: log weights by the neutral view, shape (n, N).
             scores: calibrated scores of all teachers side by side, shape (n, F).
+            answers: each teacher's top class as an index into the union, shape (n, N).
         """
+        shares = softmax(view).mean(axis=0)
+        best = np.take_along_axis(answers, view.argmax(axis=-1)[:, None], axis=-1)
+        alone = (answers == best).sum(axis=-1) == 1
+        if alone.sum() > _FEWEST:
+            view, scores = view[alone], scores[alone]
         slope, intercept = _logistic(scores, softmax(view))
         kappa = temper(view, log_softmax(scores @ slope.T + intercept).argmax(axis=-1))
-        return cls(kappa, slope, intercept, np.log(softmax(view).mean(axis=0) + 1e-6))
+        return cls(kappa, slope, intercept, np.log(shares + 1e-6))
 
     def log_weights(self, view: Array, scores: Array) -> Array:
         """Log of the routing weights, shape (n, N)."""

@@ -11,14 +11,15 @@ nothing would say:
 
     w_i ∝ Σ_{y ∈ L_i} P(y | view) p_i(y | x) / (1 / |L_i|)
 
-(Bayes' rule with view and teacher independent given the class; p_i has its uniform prior over L_i divided out, or else a
-teacher of many classes would be heard less than one of few.)
+(Bayes' rule with view and teacher independent given the class. The teacher's uniform prior over L_i is divided out, or
+else a teacher of many classes would be heard less than one of few.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +27,15 @@ from numpy.typing import NDArray
 from muki.formulas import Array, log_softmax, logsumexp
 from muki.routing.calibration import match_shares
 from muki.routing.density import ClassGaussians
+from muki.routing.weights import hard_weights
 
 FOLDS = 4
 SHRINKAGE = 0.5  # strong: a sharp covariance repeats its start
 ROUNDS = 3
 RESTARTS = 8
 SHARPNESS = 4.0  # of the start: softmax(4 · score), scores in standard deviations
-_DOUBT = 0.02  # the two accuracies are estimates: a view this much below the start is still tried
-_CONVINCING = 0.9  # agreement on what the shifted start is sure of, mean over the teachers
-_FEWEST = 10  # texts of a teacher, to say anything of it; a view that takes all from a teacher is not trusted
 _SETTLED = 0.02  # offsets that change less are settled, in standard deviations
+_BEYOND_CHANCE = 0.5  # Cohen's kappa that a trusted view needs
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Neighbourhood:
     view: Array
     distributions: list[Array]
     folds: NDArray[np.int64]
+
+    def answers(self, columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+        """Each teacher's top class as an index into the union, shape (n, N)."""
+        tops = [np.asarray(own)[p.argmax(axis=-1)] for own, p in zip(columns, self.distributions, strict=True)]
+        return np.stack(tops, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -92,91 +97,142 @@ class PoolModel:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """Whether the view knows better than the scores that EM began with; see `trust`.
+
+    Attributes:
+        view_accuracy: of the view's routing, estimated.
+        score_accuracy: of the scores' routing, estimated.
+        beyond_chance: Cohen's kappa of the two where the scores are sure.
+    """
+
+    view_accuracy: float
+    score_accuracy: float
+    beyond_chance: float
+
+    @property
+    def earned(self) -> bool:
+        """The view is at least as good as the scores, and the two do not agree by chance."""
+        return self.view_accuracy >= self.score_accuracy and self.beyond_chance >= _BEYOND_CHANCE
+
+
+@dataclass(frozen=True)
 class Refined:
     """What refinement found.
 
     Attributes:
-        model: of the pool; None where the view does not show the classes and the start is kept.
-        shares: each teacher's share of the pool, shape (N,).
-        offsets: of the start's scores, so that they fit these shares, shape (N,).
-        view_agreement: see `trust`.
-        start_accuracy: see `trust`.
+        model: of the pool; None where the view does not show the classes and the scores stay as they are.
+        importance: how much each part of the score counts, shape (P,).
+        offsets: of the joined scores, so that they fit the teachers' shares of the pool, shape (N,).
+        trust: in the view.
     """
 
     model: PoolModel | None
-    shares: Array
+    importance: Array
     offsets: Array
-    view_agreement: float
-    start_accuracy: float
+    trust: Trust
 
 
-def refine(texts: Neighbourhood, start: Array, columns: Sequence[Sequence[int]], n_labels: int) -> Refined:
+def refine(
+    texts: Neighbourhood, parts: Array, priors: Array, columns: Sequence[Sequence[int]], n_labels: int
+) -> Refined:
     """EM over the pool from standardised scores.
 
-    The start gives every teacher the same share. EM finds better shares; then the start is shifted to these shares and
-    EM begins anew, until they settle. The view must then have earned trust: after the first EM it is not clearly worse
-    than the start; or, where the first shares were far off, it agrees with nearly all that the shifted start is sure
-    of.
+    A part of the score is believed as far as the view bears it out (`coherence`). The start then gives every teacher
+    the same share of the pool. EM finds better shares; the start is shifted to these and EM begins anew, until they
+    settle. The view must have earned trust, before or after that.
 
     Args:
         texts: of the pool, or a sample of it.
-        start: scores, shape (n, N), in standard deviations.
+        parts: calibrated scores, shape (n, N, P).
+        priors: how much each part counts before the pool is looked at, shape (P,).
         columns: each teacher's columns in the union.
         n_labels: size of the union.
     """
-    n_teachers = start.shape[1]
-    answers = np.stack(
-        [np.asarray(own)[p.argmax(axis=-1)] for own, p in zip(columns, texts.distributions, strict=True)], axis=-1
-    )
+    n_teachers = parts.shape[1]
+    em = partial(expectation_maximisation, texts, columns=columns, n_labels=n_labels)
+    borne_out = [coherence(part, em(part)[1]) for part in np.moveaxis(parts, -1, 0)]
+    importance = priors * np.square(borne_out) if max(borne_out) > 0 else priors
+    start = join(parts, importance)
+
     offsets = np.zeros(n_teachers)
-    first: tuple[float, float] | None = None
+    verdicts = []
     for _ in range(RESTARTS):
-        weights = np.eye(n_teachers)[(start + offsets).argmax(axis=-1)]
-        for _ in range(ROUNDS):
-            model = PoolModel.fit(texts, weights, columns, n_labels)
-            weights = np.exp(model.log_weights(texts))
-        first = first or trust(start, weights, answers)
-        before = offsets
-        offsets = match_shares(start, weights.mean(axis=0), SHARPNESS)
+        model, weights = em(start + offsets)
+        verdicts.append(trust(start + offsets, weights, texts.answers(columns)))
+        before, offsets = offsets, match_shares(start, weights.mean(axis=0), SHARPNESS)
         if np.abs(offsets - before).max() < _SETTLED:
             break
-    agreement, accuracy = first or (0.0, 1.0)
-    last, _ = trust(start + before, weights, answers)
-    if agreement < accuracy - _DOUBT and last < _CONVINCING:
-        return Refined(None, np.full(n_teachers, 1 / n_teachers), np.zeros(n_teachers), agreement, accuracy)
-    return Refined(model, weights.mean(axis=0), offsets, max(agreement, last), accuracy)
+    first, last = verdicts[0], verdicts[-1]
+    if not (first.earned or last.earned):
+        return Refined(None, priors, np.zeros(n_teachers), first)
+    return Refined(model, importance, offsets, last if last.earned else first)
 
 
-def trust(start: Array, weights: Array, answers: NDArray[np.int64] | None = None) -> tuple[float, float]:
-    """Whether the view knows better than the start, without labels.
+def expectation_maximisation(
+    texts: Neighbourhood, scores: Array, columns: Sequence[Sequence[int]], n_labels: int
+) -> tuple[PoolModel, Array]:
+    """The pool's classes and the routing weights that they give, shape (n, N), from the surest teachers by `scores`."""
+    weights = hard_weights(scores)
+    for _ in range(ROUNDS):
+        model = PoolModel.fit(texts, weights, columns, n_labels)
+        weights = np.exp(model.log_weights(texts))
+    return model, weights
 
-    Where the start is very sure it is nearly always right, so that how often the view agrees with it there estimates
-    the view's own accuracy α. How often they agree everywhere, A, then gives the start's accuracy a, if their mistakes
-    are independent: `A = a α + (1 − a)(1 − α)/(N − 1)`.
+
+def join(parts: Array, importance: Array) -> Array:
+    """The weighted sum of the parts of a score, in standard deviations: (n, N, P) → (n, N)."""
+    joined: Array = parts @ importance
+    return joined / max(float(joined.std()), 1e-12)
+
+
+def coherence(scores: Array, weights: Array) -> float:
+    """How far a score is borne out by what EM made of it: correlation with the log odds, mean over the teachers.
+
+    A score of noise has none: its neighbours in the view, which were judged without it, say something else.
 
     Args:
-        start: scores, shape (n, N).
+        scores: shape (n, N).
+        weights: shape (n, N).
+
+    Returns:
+        in [0, 1].
+    """
+    odds = np.log(weights + 1e-12) - np.log(1 - weights + 1e-12)
+    found = [
+        float(np.corrcoef(own, log_odds)[0, 1]) if own.std() > 0 and log_odds.std() > 0 else 0.0
+        for own, log_odds in zip(scores.T, odds.T, strict=True)
+    ]
+    return max(0.0, float(np.mean(found)))
+
+
+def trust(scores: Array, weights: Array, answers: NDArray[np.int64] | None = None) -> Trust:
+    """Whether the view knows better than the scores, without labels.
+
+    Where the scores are very sure (the surer half of each teacher's texts) they are nearly always right, so that how
+    often the view agrees with them there estimates the view's own accuracy α. How often they agree everywhere, A, then
+    gives the scores' accuracy a, if their mistakes are independent: `A = a α + (1 − a)(1 − α)/(N − 1)`. Two judges
+    that give nearly all texts to one teacher agree by chance, hence Cohen's kappa.
+
+    Args:
+        scores: shape (n, N).
         weights: what the view says, shape (n, N).
         answers: each teacher's top class as an index into the union, shape (n, N); two teachers that give the same
             class do not disagree.
-
-    Returns:
-        α, on the surer half of each teacher's texts, mean over the teachers; and a. A view of noise has α near 1/N.
     """
-    n_teachers = start.shape[1]
-    chosen, view = start.argmax(axis=-1), weights.argmax(axis=-1)
+    n, n_teachers = scores.shape
+    chosen, view = scores.argmax(axis=-1), weights.argmax(axis=-1)
     agree = chosen == view
     if answers is not None:
-        every = np.arange(len(answers))
-        agree |= answers[every, chosen] == answers[every, view]
-    top = np.sort(start, axis=-1)
+        agree |= answers[np.arange(n), chosen] == answers[np.arange(n), view]
+    top = np.sort(scores, axis=-1)
     margin = top[:, -1] - top[:, -2]
-    agreements = []
-    for teacher in range(n_teachers):
-        own = np.flatnonzero(chosen == teacher)
-        surest = own[np.argsort(-margin[own])[: len(own) // 2]]
-        agreements.append(float(agree[surest].mean()) if len(own) >= _FEWEST else 0.0)
-    alpha = float(np.mean(agreements))
-    chance = (1 - alpha) / (n_teachers - 1)
-    everywhere = float(agree.mean())
-    return alpha, (everywhere - chance) / (alpha - chance) if alpha > chance else 1.0
+    owned = [np.flatnonzero(chosen == teacher) for teacher in range(n_teachers)]
+    sure = np.concatenate([own[np.argsort(-margin[own])[: -(-len(own) // 2)]] for own in owned])
+    alpha = float(agree[sure].mean())
+    shares = [np.bincount(judge[sure], minlength=n_teachers) / len(sure) for judge in (chosen, view)]
+    chance = float(shares[0] @ shares[1])
+    kappa = (alpha - chance) / (1 - chance) if chance < 1 else 0.0
+    other = (1 - alpha) / (n_teachers - 1)
+    accuracy = (float(agree.mean()) - other) / (alpha - other) if alpha > other else 1.0
+    return Trust(alpha, float(np.clip(accuracy, 1 / n_teachers, 1.0)), kappa)

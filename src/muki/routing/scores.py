@@ -79,6 +79,7 @@ class RoutingScore:
         reference: its source.
         needs_passes: it reads Monte-Carlo dropout passes.
         needs_features: it reads the head's input.
+        prior: how much it counts in a sum of scores. How usual a text is says more than how sure the teacher is: twice.
     """
 
     fit: Callable[[TeacherOutputs], Scorer]
@@ -86,6 +87,7 @@ class RoutingScore:
     reference: str
     needs_passes: bool = False
     needs_features: bool = False
+    prior: float = 1.0
 
 
 def _pointwise(function: Scorer) -> Callable[[TeacherOutputs], Scorer]:
@@ -115,11 +117,11 @@ SCORES: dict[str, RoutingScore] = {
     ),
     "mahalanobis": RoutingScore(
         fit_mahalanobis, "minus the squared distance of the features to the nearest class",
-        "Lee et al. 2018, arXiv 1807.03888; statistics from the pool", needs_features=True,
+        "Lee et al. 2018, arXiv 1807.03888; statistics from the pool", needs_features=True, prior=2.0,
     ),
     "relative-mahalanobis": RoutingScore(
         fit_relative_mahalanobis, "mahalanobis, less the distance to one Gaussian for all texts",
-        "Ren et al. 2021, arXiv 2106.09022; statistics from the pool", needs_features=True,
+        "Ren et al. 2021, arXiv 2106.09022; statistics from the pool", needs_features=True, prior=2.0,
     ),
 }  # fmt: skip
 
