@@ -17,6 +17,7 @@ from muki.methods import DEFAULT_METHOD, PRESETS, Method
 from muki.routing.calibration import match_shares, normal_ranks, standardise
 from muki.routing.density import ClassGaussians
 from muki.routing.evidence import Evidence, temper
+from muki.routing.foreign import excess_on_the_right
 from muki.routing.refinement import trust
 from muki.routing.scores import SCORES, fit_scores, routing_scores
 from muki.teachers.outputs import TeacherOutputs
@@ -357,7 +358,8 @@ def test_instance_weights_follow_the_method():
     outputs, space, view, _ = pool()
     routing = fit_router(PLUS, outputs, space, view)(outputs, view)
     predictions = np.stack([one.logits.argmax(axis=-1) + 3 * i for i, one in enumerate(outputs)], axis=-1)
-    np.testing.assert_allclose(raw_weights(routing, predictions, PLUS), routing.weights.max(axis=-1))
+    wanted = routing.weights.max(axis=-1) * (1 - routing.foreign)
+    np.testing.assert_allclose(raw_weights(routing, predictions, PLUS), wanted)
     assert (raw_weights(routing, predictions, START) == 1).all()
 
 
@@ -368,6 +370,10 @@ def test_instance_weights_follow_the_method():
         (
             {"refinement": "view"},
             "calibration: refinement needs scores that can be compared; set calibration: standardise",
+        ),
+        (
+            {"reweight": "probability"},
+            "reweight: probability needs routing weights that are probabilities; set refinement: view",
         ),
         ({"score": "entropy+mud", "calibration": "standardise"}, "score: unknown routing score 'mud'; known: "),
     ],
@@ -386,3 +392,40 @@ def test_a_pool_of_one_teacher_alone_breaks_nothing():
     everything = np.log(np.tile([1.0, 1e-9], (300, 1)))
     evidence = Evidence.fit(everything, np.zeros((300, 2)), two(300))
     assert np.isfinite(evidence.log_weights(everything, np.zeros((300, 2)))).all()
+
+
+# --- texts that belong to nobody --------------------------------------------------------------------------------------
+
+
+def test_excess_is_what_the_mirrored_left_side_lacks():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=8000), rng.normal(5.0, 0.5, size=2000)])
+    places, excess = excess_on_the_right(x)
+    foreign = np.interp(x, places, excess)
+    assert foreign[8000:].mean() > 0.95
+    assert foreign[:8000].mean() < 0.05
+    assert (np.diff(excess) >= 0).all()
+
+
+def test_a_symmetric_distribution_has_no_excess():
+    for seed in range(5):
+        x = np.random.default_rng(seed).normal(size=5000)
+        assert np.interp(x, *excess_on_the_right(x)).mean() < 0.06
+    assert excess_on_the_right(np.ones(10))[1].tolist() == [0.0]
+
+
+def test_foreign_texts_are_found_and_count_little():
+    outputs, space, view, owner = pool(n=1500)
+    rng = np.random.default_rng(5)
+    outside = rng.random(1500) < 0.2
+    view[outside] = (2 * rng.normal(size=(outside.sum(), 24))).astype(np.float16)
+    strange = [
+        replace(one, features=np.where(outside[:, None], rng.normal(size=(1500, 8)), one.features).astype(np.float16))
+        for one in outputs
+    ]
+    routing = fit_router(PLUS, strange, space, view)(strange, view)
+    assert routing.foreign[outside].mean() > 0.6
+    assert routing.foreign[~outside].mean() < 0.1
+    weights = raw_weights(routing, np.tile([0, 3], (1500, 1)), PLUS)
+    assert weights[outside].mean() < 0.4 < 0.8 < weights[~outside].mean()
+    assert right(routing.weights[~outside], owner[~outside]) > 0.9

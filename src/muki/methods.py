@@ -69,6 +69,8 @@ class Method(BaseModel):
             raise ValueError(f"calibration: a sum of scores ({self.score}) needs calibration: standardise")
         if self.refinement != "none" and self.calibration == "none":
             raise ValueError("calibration: refinement needs scores that can be compared; set calibration: standardise")
+        if self.reweight == "probability" and self.refinement == "none":
+            raise ValueError("reweight: probability needs routing weights that are probabilities; set refinement: view")
         if any(SCORES[part].needs_passes for part in parts_of(self.score)) and self.passes < 2:
             raise ValueError(f"passes: score '{self.score}' needs 2 or more dropout passes, found {self.passes}")
         return self

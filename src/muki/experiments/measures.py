@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from muki.config import RunConfig
 from muki.errors import RunFolderError
 from muki.evaluation.evaluate import ensemble, load_outputs, route_test
 from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
 from muki.formulas import Array
-from muki.integration.stage import load_supervision
+from muki.integration.stage import Supervision, load_supervision
 from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder
@@ -41,7 +42,24 @@ def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
         "routing_accuracy": routing_accuracy(routing, gold[known], columns),
         "balanced_routing_accuracy": float(np.mean(shares)),
         "target_accuracy": accuracy(target, gold[known]),
+        **_found_foreign(supervision, known),
     }
+
+
+def _found_foreign(supervision: Supervision, known: NDArray[np.bool_]) -> dict[str, float]:
+    """Area under the ROC curve of telling foreign texts, and the share that is called foreign, of both kinds.
+
+    Methods that do not look for them are taken at one minus the surest teacher's score.
+    """
+    if known.all() or not known.any():
+        return {}
+    foreign = supervision.foreign
+    evidence = -supervision.scores.max(axis=-1) if foreign is None else foreign
+    ranks = rankdata(evidence)
+    outside = len(known) - int(known.sum())
+    area = (ranks[~known].sum() - outside * (outside + 1) / 2) / (outside * int(known.sum()))
+    shares = {} if foreign is None else {"foreign_share": float(foreign.mean())}
+    return {"foreign_auroc": float(area), **shares}
 
 
 def measure_answers(run: RunFolder, config: RunConfig, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.routing.calibration import normal_ranks, standardise
 from muki.routing.evidence import Evidence
+from muki.routing.foreign import ForeignTexts
 from muki.routing.refinement import FOLDS, SHARPNESS, Neighbourhood, PoolModel, refine
 from muki.routing.scores import SCORES, fit_scores, gold_scores, parts_of
 from muki.routing.weights import hard_weights, soft_weights
@@ -40,11 +41,13 @@ class Routing:
         scores: how sure each teacher is, after calibration, shape (n, N).
         weights: how much each is heard, shape (n, N), rows sum to 1.
         probabilities: that each knows the answer, shape (n, N), rows sum to 1; the weights before any is made hard.
+        foreign: that none does, shape (n,); 0 where the method does not look for it.
     """
 
     scores: Array
     weights: Array
     probabilities: Array
+    foreign: Array
 
     @classmethod
     def concatenate(cls, parts: Sequence[Routing]) -> Routing:
@@ -62,6 +65,7 @@ class Router:
         importance: how much each part counts, shape (P,).
         pool: classes in the neutral view; None without refinement, or where the view was not trusted.
         evidence: how view and scores are weighed; None without refinement.
+        foreign: tells texts that belong to nobody; None without refinement.
         offsets: of the scores, shape (N,).
         spread: the joined scores are divided by this, so that one temperature fits any number of parts.
         union: each teacher's columns in the union.
@@ -76,6 +80,7 @@ class Router:
     spread: float = 1.0
     pool: PoolModel | None = None
     evidence: Evidence | None = None
+    foreign: ForeignTexts | None = None
     findings: dict[str, float] | None = None
 
     def __call__(self, outputs: list[TeacherOutputs], view: NDArray[np.float16] | None = None) -> Routing:
@@ -89,14 +94,16 @@ class Router:
         scores = parts @ self.importance / self.spread + self.offsets
         if self.method.refinement == "none":
             weights = route(scores, self.method)
-            return Routing(scores, weights, weights)
+            return Routing(scores, weights, weights, np.zeros(len(scores)))
         if self.pool is None or self.evidence is None or view is None:
-            probabilities = softmax(SHARPNESS * scores)
+            probabilities, foreign = softmax(SHARPNESS * scores), np.zeros(len(scores))
         else:
-            seen = self.pool.log_weights(neighbourhood(outputs, view))
+            texts = neighbourhood(outputs, view)
+            seen = self.pool.log_weights(texts)
             probabilities = np.exp(self.evidence.log_weights(seen, parts.reshape(len(parts), -1)))
+            foreign = self.foreign(texts.view, _usual(parts, self.method)) if self.foreign else np.zeros(len(scores))
         soft = self.method.integration == "soft"
-        return Routing(scores, probabilities if soft else hard_weights(probabilities), probabilities)
+        return Routing(scores, probabilities if soft else hard_weights(probabilities), probabilities, foreign)
 
     def parts(self, outputs: list[TeacherOutputs]) -> Array:
         """Calibrated scores, shape (n, N, P) for P parts."""
@@ -113,7 +120,7 @@ def gold_routing(gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> R
     """Routing by the gold labels, indices into the union: the ceiling of every router."""
     scores = gold_scores(gold, columns)
     weights = hard_weights(scores)
-    return Routing(scores, weights, weights)
+    return Routing(scores, weights, weights, np.zeros(len(scores)))
 
 
 def route(scores: Array, method: Method) -> Array:
@@ -190,11 +197,21 @@ def _refined(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.flo
         evidence = Evidence.fit(pool.log_weights(texts), flat, answers)
         weights = np.exp(evidence.log_weights(pool.log_weights(texts), flat))
         pool = PoolModel.fit(texts, hard_weights(weights), router.union, n_labels)
+    usual = _usual(parts, router.method)
+    foreign = ForeignTexts.fit(texts.view, usual)
+    share = float(foreign(texts.view, usual).mean())
     return replace(
-        router, pool=pool, evidence=evidence, offsets=found.offsets,
+        router, pool=pool, evidence=evidence, foreign=foreign, offsets=found.offsets,
         importance=found.importance, spread=_spread(parts, found.importance),
-        findings={**findings, "refined": 1.0, "view_exponent": evidence.kappa},
+        findings={**findings, "refined": 1.0, "view_exponent": evidence.kappa, "foreign_share": share},
     )  # fmt: skip
+
+
+def _usual(parts: Array, method: Method) -> Array:
+    """The parts of a score that say how usual a text is for each teacher; (n, N, P) → (n, N), zeros without any."""
+    says = np.array([SCORES[name].needs_features for name in parts_of(method.score)], dtype=np.float64)
+    result: Array = parts @ says
+    return result
 
 
 def _spread(parts: Array, importance: Array) -> float:

@@ -44,6 +44,7 @@ class Supervision:
         weight: how much each text counts, shape (n,), mean 1 over the pool.
         routing: routing weights, shape (n, N), rows sum to 1.
         scores: routing scores, shape (n, N).
+        foreign: how likely a text belongs to nobody, shape (n,); only where the method looks for it.
         teachers: the teachers' own distributions side by side, shape (n, Σ C_i); only for objectives that learn them.
         states: mean hidden states of each teacher, shapes (n, layers + 1, H_i); only for objectives that imitate them.
     """
@@ -53,6 +54,7 @@ class Supervision:
     weight: NDArray[np.float32]
     routing: NDArray[np.float32]
     scores: NDArray[np.float32]
+    foreign: NDArray[np.float32] | None = None
     teachers: NDArray[np.float32] | None = None
     states: tuple[NDArray[np.float16], ...] = ()
 
@@ -75,7 +77,7 @@ def raw_weights(routing: Routing, predictions: NDArray[np.int64], method: Method
     if method.reweight == "margin":
         return margin(routing.scores, predictions)
     if method.reweight == "probability":
-        return right_probability(routing.probabilities, predictions)
+        return right_probability(routing.probabilities, predictions) * (1 - routing.foreign)
     return np.ones(len(predictions))
 
 
@@ -172,6 +174,7 @@ def supervise(
                 weight=weights[here].astype(np.float32),
                 routing=routing.weights[here].astype(np.float32),
                 scores=routing.scores[here].astype(np.float32),
+                foreign=routing.foreign[here].astype(np.float32) if router and router.foreign else None,
                 teachers=np.hstack(distributions).astype(np.float32) if method.objective == "uhc" else None,
                 states=tuple(one.states for one in outputs if one.states is not None) if method.keep else (),
             )
@@ -243,6 +246,7 @@ def load_supervision(folder: Path) -> tuple[Supervision, str]:
         weight=table["weight"].to_numpy(),
         routing=matrix(table["routing"]),
         scores=matrix(table["scores"]),
+        foreign=table["foreign"].to_numpy() if "foreign" in table.column_names else None,
         teachers=matrix(table["teachers"]) if "teachers" in table.column_names else None,
         states=tuple(matrix(table[name]) for name in states),
     )
@@ -276,6 +280,7 @@ def _write(path: Path, part: Supervision) -> None:
         "weight": pa.array(part.weight),
         "routing": vectors(part.routing),
         "scores": vectors(part.scores),
+        **({"foreign": pa.array(part.foreign)} if part.foreign is not None else {}),
         **({"teachers": vectors(part.teachers)} if part.teachers is not None else {}),
         **{f"states_{i}": vectors(states) for i, states in enumerate(part.states)},
     }
