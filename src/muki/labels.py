@@ -12,6 +12,7 @@ from muki.errors import LabelError
 from muki.files import read_json, write_json
 
 _GENERIC = re.compile(r"LABEL_\d+$")
+_NUMBERED = re.compile(r"(label|class|intent|topic)?[ _-]*\d+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,23 @@ def union(teachers: Mapping[str, Sequence[str]]) -> LabelSpace:
         teachers: each teacher's name and its label names in the order of its columns (after renaming).
 
     Raises:
-        LabelError: a teacher has two columns of one name.
+        LabelError: a teacher has two columns of one name, or two teachers share a name that is only a number.
     """
     index: dict[str, int] = {}
     columns: dict[str, tuple[int, ...]] = {}
     for name, labels in teachers.items():
         check_distinct(name, labels)
         columns[name] = tuple(index.setdefault(label, len(index)) for label in labels)
-    return LabelSpace(tuple(index), columns)
+    space = LabelSpace(tuple(index), columns)
+    for label, names in space.shared.items():
+        if _NUMBERED.match(label):
+            lines = "\n".join(f"        {one!r}: <name>" for one in space.of(names[1]) if _NUMBERED.match(one))
+            raise LabelError(
+                f"teachers '{names[0]}' and '{names[1]}': both have a label {label!r}, and a number alone does not say "
+                f"whether it is the same class; name them in the run file, alike if they are:\n    - model: ...\n"
+                f"      labels:\n{lines}"
+            )
+    return space
 
 
 def rename(teacher: str, labels: Sequence[str], aliases: Mapping[str, str]) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
         clear_leftovers(run.root)
         texts = cut_texts(config, run, sources)
         models = {teacher.name or "": teacher.model for teacher in config.teachers}
-        records = survey(factories, models, passes=config.method.passes)
+        records = survey(factories, models, passes=config.method.passes, keep=scoring_settings(config).keep)
         space = label_space(records)
         check_ahead(config, space, texts)
         config.save(run.config)  # only now: settings that cannot work must not replace those of finished work

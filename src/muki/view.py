@@ -31,7 +31,7 @@ from muki.texts import Shard, Text, TextShards
 
 logger = logging.getLogger(__name__)
 
-VIEW_VERSION = 1
+VIEW_VERSION = 2  # raise when the vectors for the same texts and encoder change
 
 
 class Encoder:
@@ -53,8 +53,20 @@ class Encoder:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if torch.accelerator.is_available():
             self.model.to(torch.accelerator.current_accelerator())
+        self._require_states(student.model)
         self.prefix = student.prefix
         self.max_length = usable_length(self.model.config, self.tokenizer, student.max_length, "student")
+
+    def _require_states(self, name: str) -> None:
+        """Read one text now rather than fail after all scoring: not every model shows hidden states by itself."""
+        inputs = self.tokenizer("a text", return_tensors="pt").to(self.model.device)
+        try:
+            with torch.inference_mode():
+                shown = hasattr(self.model(**inputs), "last_hidden_state")
+        except (ValueError, TypeError, RuntimeError) as error:  # an encoder-decoder wants a decoder's input too
+            raise StudentError(f"student '{name}': cannot be used as an encoder ({error})") from error
+        if not shown:
+            raise StudentError(f"student '{name}': {type(self.model).__name__} shows no hidden states")
 
     def encode(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> NDArray[np.float16]:
         """One vector for each text, shape (n, H)."""
@@ -64,11 +76,22 @@ class Encoder:
             with torch.inference_mode():
                 inputs = {key: value.to(self.model.device) for key, value in batch.items()}
                 states = self.model(**inputs).last_hidden_state
-                vectors_ = mean_state(states, inputs["attention_mask"]).float().cpu().numpy()
+                vectors_ = unit_length(mean_state(states, inputs["attention_mask"]).float()).cpu().numpy()
             if result is None:
                 result = np.zeros((len(texts), vectors_.shape[-1]), dtype=np.float16)
             result[index] = vectors_
         return np.zeros((0, 1), dtype=np.float16) if result is None else result
+
+
+def unit_length(vectors: torch.Tensor) -> torch.Tensor:
+    """Scale each row to length 1, so that half precision suffices; (b, H) to (b, H).
+
+    Raises:
+        StudentError: a number is not finite.
+    """
+    if not torch.isfinite(vectors).all():
+        raise StudentError("student: its encoder gives numbers that are not finite (NaN or infinity); choose another")
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def make_view(texts: TextShards, student: StudentConfig, folder: Path, trust_remote_code: bool = False) -> str:

@@ -37,9 +37,12 @@ from muki.experiments.tables import markdown, page
 from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data
 from muki.files import fingerprint, read_json, remove, write_json, write_text
 from muki.finetuning import finetune
+from muki.integration.stage import SUPERVISION_VERSION
 from muki.methods import Method
 from muki.progress import clock
 from muki.run_folder import RunFolder
+from muki.teachers.scoring import SCORING_VERSION
+from muki.view import VIEW_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +160,7 @@ class Laboratory:
             self.group.seed,
             cell.method.model_dump(),
             cell.trained,
+            [SCORING_VERSION, VIEW_VERSION, SUPERVISION_VERSION],
         )
 
     def run(self, cell: Cell) -> Record:

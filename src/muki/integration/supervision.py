@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from muki.errors import TextsError
 from muki.formulas import Array
 
 
@@ -58,7 +59,16 @@ def one_hot(gold: NDArray[np.int64], n_labels: int) -> Array:
 
 
 def mean_one(weights: ArrayLike) -> Array:
-    """Scale instance weights to mean 1 over the pool, so that the learning rate keeps its meaning."""
+    """Scale instance weights to mean 1 over the pool, so that the learning rate keeps its meaning.
+
+    Raises:
+        TextsError: no text counts at all.
+    """
     w = np.asarray(weights, dtype=np.float64)
+    if not w.mean() > 0:
+        raise TextsError(
+            "pool: no text counts, so there is nothing to learn from; for a method that reads gold labels, "
+            "none of the pool's labels is a teacher's"
+        )
     result: Array = w / w.mean()
     return result

@@ -156,6 +156,16 @@ def probe_dropout(teacher: Teacher, text: str = "A short text to see whether two
     score_texts(teacher, [Text(0, text)], passes=2)
 
 
+def probe_kept(teacher: Teacher, keep: str) -> None:
+    """Prove on one text that the model shows what `keep` names: "", "features", "states" or both joined by `+`.
+
+    Raises:
+        TeacherError: it does not.
+    """
+    if keep:
+        score_texts(teacher, [Text(0, "A short text.")], passes=0, keep=keep)
+
+
 def _forward(
     teacher: Teacher, model: Any, batch: dict[str, torch.Tensor], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from muki.files import read_json, write_json
 from muki.labels import LabelSpace, union
 from muki.teachers.dropout import dropout_rates
 from muki.teachers.loading import Teacher
-from muki.teachers.scoring import probe_dropout
+from muki.teachers.scoring import probe_dropout, probe_kept
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +34,16 @@ class TeacherRecord:
     dropout: dict[str, float]
 
 
-def survey(factories: Mapping[str, TeacherFactory], sources: Mapping[str, str], *, passes: int) -> list[TeacherRecord]:
+def survey(
+    factories: Mapping[str, TeacherFactory], sources: Mapping[str, str], *, passes: int, keep: str = ""
+) -> list[TeacherRecord]:
     """Load each teacher once, one in memory at a time.
 
     Args:
         factories: each teacher's name and a function that loads it.
         sources: each teacher's name and where it comes from, for the record.
         passes: dropout passes the method wants; if any, each teacher must prove that its passes differ.
+        keep: what else of a pass the method needs; each teacher must show it.
 
     Raises:
         TeacherError: a teacher cannot be used, or two are the same model.
@@ -57,6 +60,7 @@ def survey(factories: Mapping[str, TeacherFactory], sources: Mapping[str, str], 
             )
         if passes:
             probe_dropout(teacher)
+        probe_kept(teacher, keep)
         records.append(
             TeacherRecord(
                 name=name,
