@@ -91,7 +91,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
         raise ConfigError("explain: this run's method routes by gold labels, so there is nothing to explain")
     rows = {text.text: text.row for text in pool if text.text in {one.text for one in texts}}
     asked = [replace(one, row=rows.get(one.text, -1 - i)) for i, one in enumerate(texts)]
-    formats = {record.name: record.settings["passes_dtype"] for record in records}
+    formats = {record.name: record.settings.get("passes_dtype") for record in records}
     outputs = []
     for teacher in config.teachers:
         if teacher.model == IN_MEMORY:

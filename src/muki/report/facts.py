@@ -14,6 +14,7 @@ import yaml
 from muki.config import IN_MEMORY, RunConfig
 from muki.errors import RunFolderError
 from muki.evaluation.answers import StudentAnswers, pick
+from muki.evaluation.evaluate import FORMAT
 from muki.files import read_json
 from muki.labels import LabelSpace
 from muki.report.choose import CONTESTED, FOREIGN, Contest, conflicting_pairs, contest, worth_labelling
@@ -140,7 +141,9 @@ def collect(run: RunFolder, config: RunConfig) -> Facts:
         RunFolderError: it is not evaluated yet, or a file is missing.
     """
     metrics, records, space = read_json(run.metrics), load_records(run.teachers), LabelSpace.load(run.labels)
-    if metrics is None or records is None or space is None:
+    if records is None or space is None:
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    if metrics is None or metrics.get("format") != FORMAT:
         raise RunFolderError(f"run '{run.root}': nothing evaluated yet; run `muki evaluate {run.root}` first")
     seen = gather(run, config, space)
     found = contest(seen.routing, seen.predictions)
