@@ -21,11 +21,14 @@ from conftest import write_jsonl
 from test_run import invoke, works
 from tiny import save_teacher
 
+from muki.evaluation.metrics import paired_difference
 from muki.report import words
 from muki.report.choose import conflicting_pairs, contest, worth_labelling
-from muki.report.compare import verdict as verdict_of_two
+from muki.report.compare import Paired, paired, verdict as verdict_of_two
+from muki.report.facts import Tested
 from muki.report.page import clean, cut
 from muki.report.tables import _harmless
+from muki.texts import Text
 
 HOSTILE = [
     "<script>alert('text')</script> the match ended",
@@ -376,12 +379,48 @@ def test_weak_labels_overconfidence_and_routing_in_words():
 
 
 @pytest.mark.parametrize(
-    ("second", "said"),
+    ("both", "said"),
     [
-        (0.82, "The students are 2.0 points apart and their 95 % intervals overlap; on 103 test texts this difference "
-               "may be chance."),
-        (0.90, "The student of run is 10.0 points better; the 95 % intervals do not overlap."),
+        (None, "The runs have no test text in common; their accuracies cannot be compared."),
+        (Paired(103, 2.0, (-1.2, 5.1), whole=True),
+         "On the same 103 test texts the student of new is right 2.0 points more often: this may be chance (95 % "
+         "interval of the difference, paired bootstrap: -1.2 to +5.1 points)."),
+        (Paired(50, -10.0, (-16.0, -4.0), whole=False),
+         "On the 50 test texts of both the student of old is right 10.0 points more often: more than chance (95 % "
+         "interval of the difference, paired bootstrap: -16.0 to -4.0 points)."),
+        (Paired(1, 0.0, (0.0, 0.0), whole=True),
+         "On the same 1 test text the two students are right equally often (95 % interval of the difference, paired "
+         "bootstrap: +0.0 to +0.0 points)."),
     ],
 )  # fmt: skip
-def test_two_students_in_words(second: float, said: str):
-    assert verdict_of_two(facts(0.8, 0.8), facts(second, 0.8)) == said
+def test_two_students_in_words(both: Paired | None, said: str):
+    old, new = SimpleNamespace(name="old", has_test=True), SimpleNamespace(name="new", has_test=True)
+    assert verdict_of_two(old, new, both) == said
+
+
+def test_the_paired_bootstrap_by_hand():
+    # Of 100 texts 10 are right for the second alone and 4 for the first alone: 0.06 ± 1.96 · √(0.14 − 0.06²) / 10.
+    first = [True] * 4 + [False] * 10 + [True] * 86
+    second = [False] * 4 + [True] * 10 + [True] * 86
+    difference, (low, high) = paired_difference(first, second)
+    assert difference == pytest.approx(0.06)
+    assert (low, high) == pytest.approx((-0.012, 0.132), abs=0.015)
+    assert paired_difference(second, first)[0] == pytest.approx(-0.06)
+    assert paired_difference(first, first) == (0.0, (0.0, 0.0))
+
+
+def tested(texts: list[tuple[str, str]], answers: list[str], labels: list[str]) -> Any:
+    gold = np.array([labels.index(label) for _, label in texts])
+    said = np.eye(len(labels), dtype=np.float32)[[labels.index(answer) for answer in answers]]
+    asked = Tested([Text(i, text) for i, (text, _) in enumerate(texts)], gold, said)
+    return SimpleNamespace(tested=asked, space=SimpleNamespace(labels=labels))
+
+
+def test_students_are_compared_on_the_texts_that_both_were_tested_on():
+    first = tested([("x", "a"), ("y", "b"), ("z", "c")], ["a", "a", "c"], ["a", "b", "c"])
+    second = tested([("y", "b"), ("x", "a"), ("z", "b")], ["b", "a", "b"], ["b", "a"])  # z has another gold label
+    both = paired(first, second)
+    assert both is not None
+    assert (both.texts, both.change, both.whole) == (2, 50.0, False)
+    assert paired(first, tested([("w", "a")], ["a"], ["a"])) is None
+    assert paired(first, SimpleNamespace(tested=None)) is None

@@ -57,6 +57,34 @@ def accuracy_interval(correct: ArrayLike, resamples: int = 1000, seed: int = 0) 
     return float(low), float(high)
 
 
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, resamples: int = 2000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """How much more often the second of two classifiers is right on the same texts, with its 95 % interval.
+
+    Paired bootstrap over texts: what makes a text hard for both cancels, so that the interval is narrower than those of
+    the two accuracies. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap.
+
+    Args:
+        first: whether the first is right on each text, booleans, shape (n,).
+        second: the same of the second, for the same texts in the same order.
+        resamples: how many are drawn.
+        seed: of the draws.
+
+    Returns:
+        accuracy of the second minus accuracy of the first, in [−1, 1], and the ends of its interval. An interval
+        without 0 is more than chance.
+    """
+    differences = np.asarray(second, dtype=np.int64) - np.asarray(first, dtype=np.int64)
+    n = len(differences)
+    # A resample of differences that are −1, 0 or 1 only depends on how often each is drawn.
+    counts = np.random.default_rng(seed).multinomial(
+        n, [(differences == value).mean() for value in (-1, 0, 1)], resamples
+    )
+    low, high = np.quantile((counts[:, 2] - counts[:, 0]) / n, [0.025, 0.975])
+    return float(differences.mean()), (float(low), float(high))
+
+
 def macro_f1_interval(confusion: NDArray[np.int64], resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of macro-F1, by resampling texts.
 
