@@ -114,15 +114,22 @@ def expected_calibration_error(
 
     Source: Guo et al. 2017, arXiv 1706.04599.
     """
-    counts, confidence, correct = _binned(probabilities, gold, bins)
-    return float(np.abs(confidence - correct).sum() / counts.sum())
+    p = np.asarray(probabilities, dtype=np.float64)
+    return calibration_error(p.max(axis=-1), p.argmax(axis=-1) == gold, bins)
+
+
+def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = CALIBRATION_BINS) -> float:
+    """The same for any statement that says how likely it is right, in [0, 1]; of probabilities and booleans, (n,)."""
+    counts, said, right = _binned(np.asarray(confidence, dtype=np.float64), np.asarray(correct), bins)
+    return float(np.abs(said - right).sum() / counts.sum())
 
 
 def calibration_bins(
     probabilities: ArrayLike, gold: NDArray[np.int64], bins: int = CALIBRATION_BINS
 ) -> list[dict[str, float]]:
     """Mean confidence, accuracy and number of texts of each bin of the top probability that holds a text."""
-    counts, confidence, correct = _binned(probabilities, gold, bins)
+    p = np.asarray(probabilities, dtype=np.float64)
+    counts, confidence, correct = _binned(p.max(axis=-1), p.argmax(axis=-1) == gold, bins)
     return [
         {"confidence": float(confidence[i] / n), "accuracy": float(correct[i] / n), "n": int(n)}
         for i, n in enumerate(counts)
@@ -131,12 +138,10 @@ def calibration_bins(
 
 
 def _binned(
-    probabilities: ArrayLike, gold: NDArray[np.int64], bins: int
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Texts, summed confidence and right answers of each of the equal-width bins, each of shape (bins,)."""
-    p = np.asarray(probabilities, dtype=np.float64)
-    confidence, correct = p.max(axis=-1), p.argmax(axis=-1) == gold
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    which = np.clip((confidence * bins).astype(int), 0, bins - 1)
     return (
         np.bincount(which, minlength=bins).astype(np.int64),
         np.bincount(which, confidence, bins).astype(np.float64),
@@ -145,16 +150,22 @@ def _binned(
 
 
 def routing_accuracy(scores: ArrayLike, gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> float:
-    """Share of texts whose surest teacher knows the gold label, in [0, 1].
+    """Share of texts whose teacher of the largest score (or weight) knows the gold label, in [0, 1].
 
     Args:
         scores: routing scores (or weights), shape (n, N).
         gold: index of the gold label in the union, shape (n,).
         columns: each teacher's columns in the union.
     """
+    return float(rightly_routed(scores, gold, columns).mean())
+
+
+def rightly_routed(scores: ArrayLike, gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+    """Whether the teacher of the largest score knows the gold label, shape (n,); arguments as `routing_accuracy`."""
     best = np.asarray(scores).argmax(axis=-1)
     knows = np.stack([np.isin(gold, list(own)) for own in columns], axis=-1)  # (n, N)
-    return float(np.take_along_axis(knows, best[:, None], axis=-1).mean())
+    found: NDArray[np.bool_] = np.take_along_axis(knows, best[:, None], axis=-1)[:, 0]
+    return found
 
 
 def quantiles(values: ArrayLike) -> dict[str, float]:
