@@ -527,13 +527,13 @@ def test_only_a_method_without_gold_labels_says_so(preset: str):
         (None, "The runs have no test text in common; their accuracies cannot be compared."),
         (Paired(103, 2.0, (-1.2, 5.1), whole=True),
          "On the same 103 test texts the student of new is right 2.0 points more often: this may be chance (95 % "
-         "interval of the difference, paired bootstrap: -1.2 to +5.1 points)."),
+         "interval of the difference, paired bootstrap: -1.2 to 5.1 points)."),
         (Paired(50, -10.0, (-16.0, -4.0), whole=False),
          "On the 50 test texts of both the student of old is right 10.0 points more often: more than chance (95 % "
-         "interval of the difference, paired bootstrap: -16.0 to -4.0 points)."),
+         "interval of the difference, paired bootstrap: 4.0 to 16.0 points)."),
         (Paired(1, 0.0, (0.0, 0.0), whole=True),
          "On the same 1 test text the two students are right equally often (95 % interval of the difference, paired "
-         "bootstrap: +0.0 to +0.0 points)."),
+         "bootstrap: 0.0 to 0.0 points)."),
     ],
 )  # fmt: skip
 def test_two_students_in_words(both: Paired | None, said: str):

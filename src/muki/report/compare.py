@@ -89,12 +89,12 @@ def verdict(first: Facts, second: Facts, both: Paired | None) -> str:
     if both is None:
         return "The runs have no test text in common; their accuracies cannot be compared."
     on = f"On the {'same ' if both.whole else ''}{count(both.texts, 'test text')}{'' if both.whole else ' of both'}"
-    low, high = both.interval
-    interval = f"95 % interval of the difference, paired bootstrap: {low:+.1f} to {high:+.1f} points"
+    low, high = both.interval if both.change >= 0 else (-both.interval[1], -both.interval[0])
+    interval = f"95 % interval of the difference, paired bootstrap: {low:.1f} to {high:.1f} points"
     if both.change == 0:
         return f"{on} the two students are right equally often ({interval})."
     better = second if both.change > 0 else first
-    chance = "more than chance" if low > 0 or high < 0 else "this may be chance"
+    chance = "more than chance" if low > 0 else "this may be chance"
     return (
         f"{on} the student of {better.name} is right {abs(both.change):.1f} points more often: {chance} ({interval})."
     )

@@ -54,7 +54,8 @@ def verdict(facts: Facts) -> str:
         how = f"taught by {teachers} on {unlabelled}"
     made = f"One classifier over {count(len(facts.space.labels), 'label')}, {how}."
     if not facts.has_test:
-        return f"{made} Nobody has told it the right answers yet, so its accuracy is unknown."
+        why = "There are no test texts" if method.needs_gold else "Nobody has told it the right answers yet"
+        return f"{made} {why}, so its accuracy is unknown."
     student, n = facts.metrics["student"], facts.metrics["test"]["texts"]
     low, high = student["accuracy_interval"]
     return (
