@@ -327,6 +327,19 @@ def test_a_run_without_metrics_is_refused(run: Path, tmp_path: Path):
     assert f"muki: run '{copy}': nothing evaluated yet; run `muki evaluate {copy}` first\n" in result.stderr
 
 
+def test_a_run_without_a_student_has_no_report(run: Path):
+    from muki.config import load_config
+    from muki.errors import RunFolderError
+    from muki.report.facts import collect
+    from muki.run_folder import RunFolder
+
+    with pytest.raises(RunFolderError) as error:
+        collect(RunFolder(run), load_config(run / "config.yaml", ["method=ensemble"]))
+    assert str(error.value) == (
+        f"run '{run}': its method has no student to report on; its figures are in {run / 'report' / 'metrics.json'}"
+    )
+
+
 # --- which texts: arrays with known answers --------------------------------------------------------------------------
 
 # Three teachers; teachers 0 and 2 share class 0.
