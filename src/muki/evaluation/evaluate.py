@@ -150,7 +150,7 @@ def labelled_metrics(
         "routed_ensemble": classification_metrics(ensemble(outputs, space, routing.weights), gold, space.labels),
         "routing": {
             "accuracy": routing_accuracy(routing.weights, gold, columns),
-            "by_label": _surest_by_label(routing.weights, gold, space),
+            "by_label": _most_heard_by_label(routing.weights, gold, space),
             "by_score": {
                 name: routing_accuracy(routing_scores(outputs, name), gold, columns) for name in available(outputs)
             },
@@ -235,7 +235,7 @@ def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[
     }
 
 
-def _surest_by_label(weights: Array, gold: NDArray[np.int64], space: LabelSpace) -> dict[str, dict[str, float]]:
+def _most_heard_by_label(weights: Array, gold: NDArray[np.int64], space: LabelSpace) -> dict[str, dict[str, float]]:
     """For each gold label that occurs, the share of its texts on which each teacher is heard most."""
     best = weights.argmax(axis=-1)
     return {
