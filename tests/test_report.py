@@ -28,7 +28,7 @@ from muki.methods import PRESETS
 from muki.report import words
 from muki.report.choose import conflicting_pairs, contest, worth_labelling
 from muki.report.compare import Paired, paired, verdict as verdict_of_two
-from muki.report.facts import Tested
+from muki.report.facts import Answered
 from muki.report.page import clean, cut
 from muki.report.tables import _harmless
 from muki.texts import Text
@@ -565,18 +565,18 @@ def test_the_paired_bootstrap_by_hand():
     assert paired_difference(first, first) == (0.0, (0.0, 0.0))
 
 
-def tested(texts: list[tuple[str, str]], answers: list[str], labels: list[str]) -> Any:
+def asked_on(texts: list[tuple[str, str]], answers: list[str], labels: list[str]) -> Any:
     gold = np.array([labels.index(label) for _, label in texts])
     said = np.eye(len(labels), dtype=np.float32)[[labels.index(answer) for answer in answers]]
-    asked = Tested([Text(i, text) for i, (text, _) in enumerate(texts)], gold, said)
-    return SimpleNamespace(tested=asked, space=SimpleNamespace(labels=labels))
+    student = Answered([Text(i, text) for i, (text, _) in enumerate(texts)], gold, said)
+    return SimpleNamespace(tested=student, space=SimpleNamespace(labels=labels))
 
 
 def test_students_are_compared_on_the_texts_that_both_were_tested_on():
-    first = tested([("x", "a"), ("y", "b"), ("z", "c")], ["a", "a", "c"], ["a", "b", "c"])
-    second = tested([("y", "b"), ("x", "a"), ("z", "b")], ["b", "a", "b"], ["b", "a"])  # z has another gold label
+    first = asked_on([("x", "a"), ("y", "b"), ("z", "c")], ["a", "a", "c"], ["a", "b", "c"])
+    second = asked_on([("y", "b"), ("x", "a"), ("z", "b")], ["b", "a", "b"], ["b", "a"])  # z has another gold label
     both = paired(first, second)
     assert both is not None
     assert (both.texts, both.change, both.whole) == (2, 50.0, False)
-    assert paired(first, tested([("w", "a")], ["a"], ["a"])) is None
+    assert paired(first, asked_on([("w", "a")], ["a"], ["a"])) is None
     assert paired(first, SimpleNamespace(tested=None)) is None

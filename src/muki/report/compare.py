@@ -10,7 +10,7 @@ import numpy as np
 
 from muki.evaluation.metrics import paired_difference
 from muki.report import plots
-from muki.report.facts import Facts, Tested
+from muki.report.facts import Answered, Facts
 from muki.report.page import environment, tiles
 from muki.report.words import count, percent
 from muki.texts import Text
@@ -178,7 +178,7 @@ def _plots(first: Facts, second: Facts) -> dict[str, str]:
     return drawn
 
 
-def _right(tested: Tested, labels: Sequence[str]) -> list[tuple[tuple[str, str | None, str], bool]]:
+def _right(tested: Answered, labels: Sequence[str]) -> list[tuple[tuple[str, str | None, str], bool]]:
     """Each test text with its gold label, and whether the student was right."""
     right = tested.answers.argmax(axis=-1) == tested.gold
     keys = [(text.text, text.text_pair, labels[int(g)]) for text, g in zip(tested.texts, tested.gold, strict=True)]

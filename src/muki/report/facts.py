@@ -77,7 +77,7 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Answered:
     """What the student said of n test texts with a known label: gold as indices, shape (n,); answers, shape (n, C)."""
 
     texts: list[Text]
@@ -125,7 +125,7 @@ class Facts:
     by_label: dict[str, dict[str, float]]
     pairs: list[PairFacts]
     to_label: list[TextFacts]
-    tested: Tested | None
+    tested: Answered | None
     confusions: list[Confusion]
     fingerprints: dict[str, str]
     evidence: Evidence
@@ -246,17 +246,17 @@ def _heard_by_target(seen: Evidence) -> dict[str, dict[str, float]]:
     }
 
 
-def _tested(run: RunFolder, config: RunConfig, space: LabelSpace) -> Tested | None:
+def _tested(run: RunFolder, config: RunConfig, space: LabelSpace) -> Answered | None:
     test = TextShards.load(run.texts("test"))
     if test is None:
         return None
     rows = np.array([text.row for text in test if text.label in space.label2id], dtype=np.int64)
     texts = pick(test, rows)
     gold = np.array([space.label2id[text.label or ""] for text in texts])
-    return Tested(texts, gold, StudentAnswers(run, config).of("test", test, rows))
+    return Answered(texts, gold, StudentAnswers(run, config).of("test", test, rows))
 
 
-def _confusions(tested: Tested, space: LabelSpace) -> list[Confusion]:
+def _confusions(tested: Answered, space: LabelSpace) -> list[Confusion]:
     """The most frequent mistakes on the test texts, each with the one that the student was surest of."""
     gold, said, sure = tested.gold, tested.answers.argmax(axis=-1), tested.answers.max(axis=-1)
     counts = Counter((int(g), int(s)) for g, s in zip(gold, said, strict=True) if g != s)
