@@ -99,7 +99,7 @@ def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text])
     student = torch.nn.Module.to(model, device)
     length = usable_length(model.config, tokenizer, config.student.max_length, "student")
     encodings = tokenize(tokenizer, texts, length, config.student.prefix)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)  # as the Trainer's; ten times as fast
     half = fast_dtype(device) == torch.bfloat16
     rng, size, times = np.random.default_rng(0), config.training.batch_size, []
     target = torch.full((size, len(space.labels)), 1 / len(space.labels), device=device)
