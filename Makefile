@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: setup demo test bench lint clean
+.PHONY: setup demo test browser bench lint clean
 
 setup: $(VENV)/ready
 
@@ -13,7 +13,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[demo,peft,ray]' pytest pytest-xdist ruff mypy types-PyYAML
+		--editable '.[demo,onnx,peft,ray]' pytest pytest-xdist ruff mypy types-PyYAML
 	touch $@
 
 demo: setup
@@ -22,6 +22,12 @@ demo: setup
 # Tiny models: one thread for each test process beats two processes that fight for the cores.
 test: setup
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses auto --dist loadgroup
+
+# The report in a real Chromium: one that is installed here, or else that of `playwright install chromium`.
+browser: setup
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		playwright axe-playwright-python
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m browser
 
 # Ratios against the schedule in which the method is usually run; DATA holds <set>/{train,test}.jsonl.gz. Half an hour.
 DATE := $(shell date +%F)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,8 @@ THREE = [voice("orders", "delivery", 0.9, 0.45), voice("shop", "delivery", 0.9, 
         (AGREED, 2.0, ("delivery", 0.99),
          "All teachers say “delivery”, orders with 90 % certainty; the student agrees (99 %)."),
         (PREFERRED, 1.0, ("delivery", 0.7),
-         "orders decides for “delivery” with 80 % of the weight: the method's score prefers it, although tech is surer "
-         "(70 % against 50 % certainty); the student agrees (70 %)."),
+         "orders decides for “delivery” with 80 % of the weight, by its certainty (50 % certain, although tech is 70 % "
+         "certain of “login”); the student agrees (70 %)."),
         (THREE, 1.0, ("delivery", 0.7),
          "orders decides with 45 % of the weight: it is 90 % certain of “delivery”, tech only 40 % of “login”; the "
          "student agrees (70 %)."),
@@ -57,6 +58,47 @@ THREE = [voice("orders", "delivery", 0.9, 0.45), voice("shop", "delivery", 0.9, 
 )  # fmt: skip
 def test_one_sentence_in_plain_words(voices: list[Voice], weight: float, student: tuple[str, float] | None, said: str):
     assert sentence(voices, "delivery", weight, student) == said
+
+
+@pytest.mark.parametrize(
+    ("voices", "why", "said"),
+    [
+        (CLEAR, "scores and the pool's classes",
+         "orders decides for “delivery” with 91 % of the weight, by its scores and the pool's classes (83 % certain; "
+         "tech is 37 % certain of “login”); the student agrees (93 %)."),
+        (PREFERRED, "energy",
+         "orders decides for “delivery” with 80 % of the weight, by its energy (50 % certain, although tech is 70 % "
+         "certain of “login”); the student agrees (93 %)."),
+        (CONTESTED, "scores",
+         "Contested: orders says “delivery” (71 % certain), tech “login” (69 % certain), and by their scores they are "
+         "heard 52 % and 48 %; the student agrees (93 %)."),
+        (AGREED, "scores", "All teachers say “delivery”, orders with 90 % certainty; the student agrees (93 %)."),
+        (FOREIGN, "scores",
+         "No teacher is sure of this text, not even orders (22 % certain of “delivery”), so it may belong to none of "
+         "the labels; the student agrees (93 %)."),
+    ],
+)  # fmt: skip
+def test_a_method_that_asks_for_more_than_certainty_does_not_claim_it(voices: list[Voice], why: str, said: str):
+    assert sentence(voices, "delivery", 1.0, ("delivery", 0.93), why) == said
+
+
+def test_an_explanation_without_passes_has_no_column_for_them_and_says_how_likely_it_is_right():
+    silent = [replace(voice, spread=None) for voice in CLEAR]
+    one = Explanation("late", None, silent, [("delivery", 0.75)], 1.04, None, "So.", right=0.912)
+    assert rendered(one) == (
+        "“late”\n"
+        "\n"
+        "teacher  certainty  heard  says\n"
+        "----------------------------------------------------\n"
+        "orders        83 %   91 %  delivery 80 %, other 20 %\n"
+        "tech          37 %    9 %  login 80 %, other 20 %\n"
+        "\n"
+        "target:  delivery 75 %\n"
+        "routing: right with 91 % probability, the method's own estimate\n"
+        "weight:  1.04 of an average text\n"
+        "\n"
+        "So."
+    )
 
 
 def test_an_explanation_on_a_terminal():

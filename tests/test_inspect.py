@@ -17,7 +17,7 @@ from muki.config import load_config, make_config
 from muki.inspection import findings
 from muki.inspection.estimate import Speed, StudentSpeed, estimate
 from muki.inspection.look import inspect
-from muki.inspection.render import cost_line, size
+from muki.inspection.render import cost_line, rendered, size
 from muki.inspection.texts import guess_language, look
 from muki.labels import union
 from muki.texts import Text
@@ -53,6 +53,23 @@ def test_zero_dropout_is_found_and_the_rest_is_still_looked_at(
     )
     assert [one.passes_differ for one in seen.teachers] == [True, False]
     assert seen.cost is not None
+
+
+def test_zero_dropout_is_told_but_no_fault_of_a_method_without_passes(
+    tmp_path: Path, settings: Settings, teachers: list[Path]
+):
+    silent = save_teacher(tmp_path / "silent", "modernbert", ["rain", "snow"], seed=3)
+    (silent / "README.md").write_text("---\nlicense: gpl-3.0\nbase_model: some/base\n---\n", encoding="utf-8")
+    config = settings(teachers=[teacher(teachers[0]), teacher(silent)], method="muki-plus")
+    seen = inspect(make_config(config, "test"))
+    assert [one for one in seen.findings if one.level == "problem"] == []
+    assert [one.passes_differ for one in seen.teachers] == [True, False]
+    shown = rendered(seen)
+    assert "; passes do not differ\n" in shown
+    assert f"  from       {silent}; licence gpl-3.0; base some/base\n" in shown
+    assert "WARNING  licences: some restrict what may be done with a student: silent (gpl-3.0); " in shown
+    assert seen.cost is not None
+    assert list(seen.cost.seconds) == ["start", "score", "supervise", "train", "evaluate"]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +254,25 @@ def test_the_estimate_scales_what_was_measured(settings: Settings):
     )
 
 
+def test_the_estimate_of_a_method_that_refines_counts_view_features_and_fit(settings: Settings):
+    config = make_config(settings(method="muki-plus", training={"epochs": 2, "batch_size": 10}), "test")
+    space = union({"a": ["x", "y"], "b": ["z"]})
+    speeds = [Speed(deterministic=0.001, dropout=0.0, kept=768), Speed(0.002, 0.0, kept=256)]
+    known = {"pool": 1000, "mean_bytes": 100.0, "mean_tokens": 20.0, "speeds": speeds}
+    student = StudentSpeed(step=0.1, prediction=0.002, parameters=1_000_000, width=32)
+    cost = estimate(config, space, test=200, student=student, **known)
+    fit = cost.seconds["supervise"] - 1000 * 0.002
+    assert 0 < fit < 1
+    assert cost.seconds["score"] == pytest.approx(1200 * 0.003)
+    assert cost.seconds["evaluate"] == pytest.approx(1200 * 0.002 + 200 * 0.002, abs=1)
+    plain = estimate(
+        make_config(settings(method="vanilla-kd"), "test"), space, test=200, student=student, **known
+    )  # fmt: skip
+    assert "supervise" not in plain.seconds
+    assert cost.disk - plain.disk == 1200 * 2 * 32  # the view; both keep the same features here
+    assert estimate(config, space, test=0, student=student, **known).seconds["evaluate"] == pytest.approx(1000 * 0.002)
+
+
 def test_sizes_in_words():
     assert [size(n) for n in (7, 1500, 92_000_000, 3_240_000_000)] == ["7 B", "1.5 kB", "92.0 MB", "3.2 GB"]
 
@@ -281,7 +317,7 @@ def test_init_points_out_what_the_teachers_lack(tmp_path: Path, teachers: list[P
     works("inspect", "--init", teachers[0], generic, silent, "--texts", pool, "-o", file)
     content = file.read_text(encoding="utf-8")
     assert "      LABEL_0: <name>\n      LABEL_1: <name>\n" in content
-    assert "    dropout_override: 0.1   # it was trained without dropout; or choose method: muki-no-mc" in content
+    assert "    # dropout_override: 0.1   # it was trained without dropout, which muki and muki-fast need\n" in content
     alike = "“sports” of news and “Sport” of silent look like one class"
     assert f"  # {alike}; to merge them, give teacher silent the line   labels: {{Sport: sports}}\n" in content
 

@@ -21,11 +21,17 @@ from conftest import write_jsonl
 from test_run import invoke, works
 from tiny import save_teacher
 
+from muki.evaluation.method_words import how_it_was_made, reference, whom_it_hears
+from muki.evaluation.metrics import paired_difference
+from muki.evaluation.outlook import checked_outlook, routing_outlook
+from muki.methods import PRESETS
 from muki.report import words
 from muki.report.choose import conflicting_pairs, contest, worth_labelling
-from muki.report.compare import verdict as verdict_of_two
+from muki.report.compare import Paired, paired, verdict as verdict_of_two
+from muki.report.facts import Answered
 from muki.report.page import clean, cut
 from muki.report.tables import _harmless
+from muki.texts import Text
 
 HOSTILE = [
     "<script>alert('text')</script> the match ended",
@@ -118,6 +124,14 @@ def unlabelled(
     tmp_path_factory: pytest.TempPathFactory, teachers: list[Path], encoder: Path, pool_texts: list[str]
 ) -> Path:
     return make_run(tmp_path_factory.mktemp("unlabelled"), teachers, encoder, pool_texts, [])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plus(tmp_path_factory: pytest.TempPathFactory, teachers: list[Path], encoder: Path, pool_texts: list[str]) -> Path:
+    """A run of the default method, with a test file."""
+    labels = ["sports", "politics", "business", "technology", "health", "film"]
+    test = [{"text": text, "label": labels[i % 6]} for i, text in enumerate(pool_texts)]
+    return make_run(tmp_path_factory.mktemp("plus"), teachers, encoder, pool_texts, test, method="muki-plus")
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +274,31 @@ def test_without_a_test_file_the_page_says_what_cannot_be_known(unlabelled: Path
     assert "Right answers" not in page.words
 
 
+def test_the_default_method_says_what_it_expects_and_nothing_of_passes(plus: Path, unlabelled: Path):
+    metrics = json.loads((plus / "report" / "metrics.json").read_text(encoding="utf-8"))
+    found = json.loads((plus / "supervision" / "supervision.json").read_text(encoding="utf-8"))["findings"]
+    outlook = metrics["pool"]["routing"]
+    assert 0.5 <= outlook["expected_accuracy"] <= 1
+    assert outlook["refined"] == bool(found["refined"])
+    assert set(outlook) == {"expected_accuracy", "refined", "view_accuracy", "score_accuracy"}
+    assert {"expected_accuracy", "expected_calibration_error"} < set(metrics["routing"])
+    documented = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert [key for key in outlook if f"`pool.routing.{key}`" not in documented] == []
+    assert "`routing.expected_accuracy`, `routing.expected_calibration_error`" in documented
+    page = Page((plus / "report" / "report.html").read_text(encoding="utf-8"))
+    assert "Probability, by the method's own estimate, that the text's label comes from a teacher" in page.words
+    assert "dropout passes" not in page.words
+    assert "surest of it" not in page.words
+    said = works("report", plus, unlabelled).stdout
+    assert "paired" in Page(Path(said.removeprefix("report: ").strip()).read_text(encoding="utf-8")).words
+    unknown = works("run", plus, "--set", "test=null").stdout
+    judged = "" if outlook["refined"] else " (by the scores alone, not calibrated)"
+    expected = f"{outlook['expected_accuracy']:.3f}{judged}"
+    assert f"expected routing accuracy, estimated without labels: {expected}\n" in unknown
+    page = Page((plus / "report" / "report.html").read_text(encoding="utf-8"))
+    assert f"was heard on {100 * outlook['expected_accuracy']:.1f} % of the texts." in page.words
+
+
 def test_two_runs_side_by_side(run: Path, unlabelled: Path):
     said = works("report", run, unlabelled).stdout
     path = run / "report" / "with-run.html"
@@ -286,6 +325,19 @@ def test_a_run_without_metrics_is_refused(run: Path, tmp_path: Path):
     result = invoke("report", copy)
     assert result.exit_code == 2
     assert f"muki: run '{copy}': nothing evaluated yet; run `muki evaluate {copy}` first\n" in result.stderr
+
+
+def test_a_run_without_a_student_has_no_report(run: Path):
+    from muki.config import load_config
+    from muki.errors import RunFolderError
+    from muki.report.facts import collect
+    from muki.run_folder import RunFolder
+
+    with pytest.raises(RunFolderError) as error:
+        collect(RunFolder(run), load_config(run / "config.yaml", ["method=ensemble"]))
+    assert str(error.value) == (
+        f"run '{run}': its method has no student to report on; its figures are in {run / 'report' / 'metrics.json'}"
+    )
 
 
 # --- which texts: arrays with known answers --------------------------------------------------------------------------
@@ -348,6 +400,7 @@ def facts(accuracy: float, ensemble: float, routing: float = 0.9, **student: Any
                **student}  # fmt: skip
     metrics = {"student": student, "ensemble": {"accuracy": ensemble}, "routed_ensemble": {"accuracy": 0.1},
                "routing": {"accuracy": routing}, "test": {"left_out": {}, "texts": 103, "source": "t"}}  # fmt: skip
+    metrics["pool"] = {"texts": 40}
     return SimpleNamespace(has_test=True, metrics=metrics, name="run", labelled=None)
 
 
@@ -370,18 +423,160 @@ def test_weak_labels_overconfidence_and_routing_in_words():
         ("warn", "“b” is mostly missed: 5 of 50 texts found."),
         ("plain", "Fewer than 10 test texts of “c”: too few to judge."),
         ("warn", "It is surer than it should be: its confidence is 20 points above its accuracy."),
-        ("warn", "On 60.0 % of the test texts the surest teacher is one that knows the right label; texts like the "
-                 "others mostly taught the student a wrong label."),
+        ("warn", "On 60.0 % of the test texts the teacher that is heard most is one that knows the right label; texts "
+                 "like the others mostly taught the student a wrong label."),
     ]  # fmt: skip
 
 
+JUDGED = {"view_accuracy": 0.94, "score_accuracy": 0.853}
+KNOWN = (
+    "The method expects that a teacher which knows the answer was heard on 91.3 % of the texts. This is an estimate "
+    "without labels; on collections with known labels its calibration error was 3 to 10 points, and 21, too high, on "
+    "one with weak teachers. A teacher that knows the answer can still be wrong."
+)
+HINT = (
+    "The method expects that a teacher which knows the answer was heard on 91.3 % of the texts. Only the teachers' "
+    "scores say so, and nothing checked them: take it as a hint."
+)
+
+
 @pytest.mark.parametrize(
-    ("second", "said"),
+    ("outlook", "said"),
     [
-        (0.82, "The students are 2.0 points apart and their 95 % intervals overlap; on 103 test texts this difference "
-               "may be chance."),
-        (0.90, "The student of run is 10.0 points better; the 95 % intervals do not overlap."),
+        ({"refined": True, **JUDGED}, [
+            ("plain", KNOWN),
+            ("plain", "The classes that the pool shows in the student's encoder corrected the scores; by estimates "
+                      "without labels it is right on 94 % of the texts, they on 85 %."),
+        ]),
+        ({"refined": False, **JUDGED}, [
+            ("warn", HINT),
+            ("warn", "The student's encoder does not show the pool's classes well enough to correct the teachers' "
+                     "scores, which decided alone; by estimates without labels it is right on 94 % of the texts, they "
+                     "on 85 %. A student that starts from a sentence encoder may help."),
+        ]),
+        ({"refined": False}, [
+            ("warn", HINT),
+            ("warn", "The student's encoder gave no view of the texts, so that the teachers' scores alone decided."),
+        ]),
+        (None, []),
     ],
 )  # fmt: skip
-def test_two_students_in_words(second: float, said: str):
-    assert verdict_of_two(facts(0.8, 0.8), facts(second, 0.8)) == said
+def test_what_the_method_expects_without_labels_in_words(outlook: dict[str, Any] | None, said: list[tuple[str, str]]):
+    pool: dict[str, Any] = {"texts": 40, "held_out": {"n": 4}}
+    if outlook:
+        pool["routing"] = {"expected_accuracy": 0.913, **outlook}
+    unknown = SimpleNamespace(has_test=False, metrics={"pool": pool}, labelled=None, contested=0.1, foreign=0.0)
+    remarks = [(one.tone, one.text) for one in words.trust(unknown)]
+    assert remarks[1:-2] == said
+    assert remarks[-2:] == [
+        ("plain", "On 10.0 % of the texts two teachers contradict each other and are heard about alike."),
+        ("plain", "On 0.0 % of the texts no teacher is sure; some may belong to no label."),
+    ]
+
+
+def test_with_labels_the_expectation_stands_beside_the_truth():
+    tested = facts(0.8, 0.8)
+    tested.metrics["routing"]["expected_accuracy"] = 0.93
+    tested.metrics["pool"]["routing"] = {"expected_accuracy": 0.92, "refined": True, **JUDGED}
+    assert [one.text for one in words.trust(tested)][-2] == (
+        "On 90.0 % of the test texts the teacher that is heard most is one that knows the right label (without labels "
+        "the method expected 93.0 %)."
+    )
+
+
+def test_the_expectation_counts_all_teachers_that_name_the_targets_class():
+    weights = np.array([[0.6, 0.4], [0.45, 0.55], [0.3, 0.7]])
+    predictions = np.array([[0, 1], [2, 2], [0, 1]])
+    plus, columns = PRESETS["muki-plus"], [(0, 2), (1, 2)]
+    outlook = routing_outlook(plus, weights, predictions, {"refined": 1.0, "score_accuracy": 1.2})
+    assert outlook == {"expected_accuracy": pytest.approx((0.6 + 1.0 + 0.7) / 3), "refined": True, "score_accuracy": 1}
+    checked = checked_outlook(plus, weights, predictions, np.array([0, 2, 0]), columns)
+    assert checked["expected_accuracy"] == outlook["expected_accuracy"]
+    assert checked["expected_calibration_error"] == pytest.approx((0.4 + 0.0 + 0.7) / 3)  # each in a bin of its own
+    assert routing_outlook(PRESETS["muki"], weights, predictions, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("preset", "refined", "said"),
+    [
+        ("muki-plus", True,
+         "A teacher is heard with the probability that it is the one to know the text's label. Two judges give it: its "
+         "certainty, energy (the size of its logits) and Mahalanobis distance (how usual the text is for it), each "
+         "standardised over the pool; and the classes that the pool shows in the student's encoder. A text counts as "
+         "much as its label is likely to come from a right teacher."),
+        ("muki-plus", False,
+         "How much a teacher is heard follows its certainty, energy (the size of its logits) and Mahalanobis distance "
+         "(how usual the text is for it), each standardised over the pool; the pool's classes were not trusted to "
+         "correct this. A text counts as much as its label is likely to come from a right teacher."),
+        ("muki", False, "Each text is taught mostly by the teacher that is surest of it. Texts on which two teachers "
+                        "are about equal count less."),
+        ("muki-hard", False, "Each text is taught by the teacher that is surest of it, by no other."),
+        ("vanilla-kd", False, "How much a teacher is heard follows its energy (the size of its logits)."),
+        ("dfa", False, "How much a teacher is heard follows its energy (the size of its logits). The student also "
+                       "imitated the teachers' hidden states."),
+        ("uhc", False, "The student matched each teacher among that teacher's own labels; nobody chose between "
+                       "teachers."),
+        ("weight-merge", False, "The student is the average of the teachers' weights; no text taught it."),
+        ("oracle", False, "The texts' gold labels decided which teacher was heard: a ceiling for other methods, not a "
+                          "way without."),
+        ("supervised", False, "The student learned the texts' gold labels; no teacher was heard."),
+    ],
+)  # fmt: skip
+def test_each_method_in_words(preset: str, refined: bool, said: str):
+    assert whom_it_hears(PRESETS[preset], refined) == said
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_only_a_method_without_gold_labels_says_so(preset: str):
+    made = how_it_was_made(PRESETS[preset], 2, 2000)
+    assert ("without labelled texts" in made) == (not PRESETS[preset].needs_gold)
+    assert ("gold labels" in made) == PRESETS[preset].needs_gold
+    assert reference(PRESETS[preset])
+
+
+@pytest.mark.parametrize(
+    ("both", "said"),
+    [
+        (None, "The runs have no test text in common; their accuracies cannot be compared."),
+        (Paired(103, 2.0, (-1.2, 5.1), whole=True),
+         "On the same 103 test texts the student of new is right 2.0 points more often: this may be chance (95 % "
+         "interval of the difference, paired bootstrap: -1.2 to 5.1 points)."),
+        (Paired(50, -10.0, (-16.0, -4.0), whole=False),
+         "On the 50 test texts of both the student of old is right 10.0 points more often: more than chance (95 % "
+         "interval of the difference, paired bootstrap: 4.0 to 16.0 points)."),
+        (Paired(1, 0.0, (0.0, 0.0), whole=True),
+         "On the same 1 test text the two students are right equally often (95 % interval of the difference, paired "
+         "bootstrap: 0.0 to 0.0 points)."),
+    ],
+)  # fmt: skip
+def test_two_students_in_words(both: Paired | None, said: str):
+    old, new = SimpleNamespace(name="old", has_test=True), SimpleNamespace(name="new", has_test=True)
+    assert verdict_of_two(old, new, both) == said
+
+
+def test_the_paired_bootstrap_by_hand():
+    # Of 100 texts 10 are right for the second alone and 4 for the first alone: 0.06 ± 1.96 · √(0.14 − 0.06²) / 10.
+    first = [True] * 4 + [False] * 10 + [True] * 86
+    second = [False] * 4 + [True] * 10 + [True] * 86
+    difference, (low, high) = paired_difference(first, second)
+    assert difference == pytest.approx(0.06)
+    assert (low, high) == pytest.approx((-0.012, 0.132), abs=0.015)
+    assert paired_difference(second, first)[0] == pytest.approx(-0.06)
+    assert paired_difference(first, first) == (0.0, (0.0, 0.0))
+
+
+def asked_on(texts: list[tuple[str, str]], answers: list[str], labels: list[str]) -> Any:
+    gold = np.array([labels.index(label) for _, label in texts])
+    said = np.eye(len(labels), dtype=np.float32)[[labels.index(answer) for answer in answers]]
+    student = Answered([Text(i, text) for i, (text, _) in enumerate(texts)], gold, said)
+    return SimpleNamespace(tested=student, space=SimpleNamespace(labels=labels))
+
+
+def test_students_are_compared_on_the_texts_that_both_were_tested_on():
+    first = asked_on([("x", "a"), ("y", "b"), ("z", "c")], ["a", "a", "c"], ["a", "b", "c"])
+    second = asked_on([("y", "b"), ("x", "a"), ("z", "b")], ["b", "a", "b"], ["b", "a"])  # z has another gold label
+    both = paired(first, second)
+    assert both is not None
+    assert (both.texts, both.change, both.whole) == (2, 50.0, False)
+    assert paired(first, asked_on([("w", "a")], ["a"], ["a"])) is None
+    assert paired(first, SimpleNamespace(tested=None)) is None

@@ -692,6 +692,21 @@ def test_whatever_else_is_damaged_or_gone_is_made_again(copy: Path, unbroken: Pa
     assert path.exists()
 
 
+@pytest.mark.parametrize(("name", "kept"), [("texts/texts.json", "shards"), ("teachers.json", "")])
+def test_what_another_version_of_muki_wrote_is_made_again(copy: Path, unbroken: Path, name: str, kept: str):
+    path = copy / name
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for item in content[kept] if kept else content:
+        item["of_another_version"] = item.pop("fingerprint")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    result = invoke("report", copy)
+    assert result.exit_code == 2
+    assert f"{path.parent if kept else path} is of another version of muki" in result.stderr
+    assert f"run `muki score {copy}` first\n" in result.stderr
+    assert invoke("run", copy).exit_code == 0
+    assert_same_result(copy, unbroken)
+
+
 # --- changed ---------------------------------------------------------------------------------------------------------
 
 

@@ -222,8 +222,8 @@ def test_the_command_shows_the_results_and_where_they_lie(said: Result, finished
     accuracy = finished.metrics["student"]["accuracy"]
     assert re.search(rf"^student +{accuracy:.3f} ", said.stdout, re.MULTILINE)
     assert (
-        f"routing accuracy (the surest teacher knows the gold label): {finished.metrics['routing']['accuracy']:.3f}"
-        in (said.stdout)
+        f"routing accuracy (the most heard teacher knows the gold label): {finished.metrics['routing']['accuracy']:.3f}"
+        in said.stdout
     )
     assert (
         f"student: {finished.root / 'student'}\nmetrics: {finished.root / 'report' / 'metrics.json'}\n" in said.stdout

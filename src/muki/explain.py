@@ -12,14 +12,15 @@ import numpy as np
 from muki.config import IN_MEMORY, RunConfig
 from muki.errors import ConfigError, RunFolderError
 from muki.evaluation.evaluate import pool_router
+from muki.evaluation.method_words import cause, estimates_routing
 from muki.evaluation.table import table
 from muki.formulas import Array, softmax
-from muki.integration.stage import average_weight, raw_weights, union_predictions
+from muki.integration.stage import average_weight, raw_weights, right_probability, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.pipeline import load_from_config, scoring_settings
 from muki.predict import Classifier
-from muki.report.choose import CONTESTED, FOREIGN, contest
+from muki.report.choose import FOREIGN, contest
 from muki.report.evidence import teacher_certainty
 from muki.run_folder import RunFolder
 from muki.teachers.outputs import TeacherOutputs
@@ -55,7 +56,8 @@ class Voice:
 class Explanation:
     """One text: `row` in the pool if it is there, voices by weight, target and student by probability, and a sentence.
 
-    `weight` is how much the text counts, or would count, in training: 1 is the pool's average.
+    `weight` is how much the text counts, or would count, in training: 1 is the pool's average. `right` is how likely
+    the target's label comes from a teacher that knows it, by the method's own estimate; None where it makes none.
     """
 
     text: str
@@ -65,6 +67,7 @@ class Explanation:
     weight: float
     student: list[tuple[str, float]] | None
     sentence: str
+    right: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able content."""
@@ -90,7 +93,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
         raise ConfigError("explain: this run's method routes by gold labels, so there is nothing to explain")
     rows = {text.text: text.row for text in pool if text.text in {one.text for one in texts}}
     asked = [replace(one, row=rows.get(one.text, -1 - i)) for i, one in enumerate(texts)]
-    formats = {record.name: record.settings["passes_dtype"] for record in records}
+    formats = {record.name: record.settings.get("passes_dtype") for record in records}
     outputs = []
     for teacher in config.teachers:
         if teacher.model == IN_MEMORY:
@@ -109,8 +112,14 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
     router = pool_router(run, config, space)
     view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.pool is not None else None
     routing = router(outputs, view)
-    weights = raw_weights(routing, union_predictions(outputs, space), config.method)
-    return assemble(asked, outputs, space, routing.weights, weights / average_weight(run.supervision), student)
+    predictions, refined = union_predictions(outputs, space), router.pool is not None
+    weights = raw_weights(routing, predictions, config.method) / average_weight(run.supervision)
+    estimated = refined and estimates_routing(config.method)
+    return assemble(
+        asked, outputs, space, routing.weights, weights, student,
+        right=right_probability(routing.probabilities, predictions) if estimated else None,
+        why=cause(config.method, refined),
+    )  # fmt: skip
 
 
 def assemble(
@@ -120,6 +129,8 @@ def assemble(
     routing: Array,
     weights: Array,
     student: Array | None,
+    right: Array | None = None,
+    why: str = "certainty",
 ) -> list[Explanation]:
     """Explanations of what the teachers and the student have said; pure.
 
@@ -130,6 +141,8 @@ def assemble(
         routing: weights of the teachers, shape (n, N).
         weights: how much each text counts, shape (n,); 1 is the pool's average.
         student: its probabilities, shape (n, C); None where there is no student yet.
+        right: how likely the routing is right, shape (n,); None where the method estimates nothing.
+        why: what the routing follows, see `muki.evaluation.method_words.cause`.
     """
     sure = teacher_certainty(outputs)
     distributions = [softmax(one.logits) for one in outputs]
@@ -149,12 +162,15 @@ def assemble(
         voices.sort(key=lambda voice: (-voice.weight, -voice.certainty))
         answer = None if student is None else _top(student[i], space.labels)
         weight, wanted = float(weights[i]), _top(target[i], space.labels)
-        said = sentence(voices, wanted[0][0], weight, answer[0] if answer else None)
-        result.append(Explanation(text.text, text.row if text.row >= 0 else None, voices, wanted, weight, answer, said))
+        said = sentence(voices, wanted[0][0], weight, answer[0] if answer else None, why)
+        row, likely = text.row if text.row >= 0 else None, None if right is None else float(right[i])
+        result.append(Explanation(text.text, row, voices, wanted, weight, answer, said, likely))
     return result
 
 
-def sentence(voices: Sequence[Voice], target: str, weight: float, student: tuple[str, float] | None) -> str:
+def sentence(
+    voices: Sequence[Voice], target: str, weight: float, student: tuple[str, float] | None, why: str = "certainty"
+) -> str:
     """One sentence in plain words: which teacher won, by how much, whether it is contested; and the student.
 
     Args:
@@ -162,6 +178,7 @@ def sentence(voices: Sequence[Voice], target: str, weight: float, student: tuple
         target: the integrated target's first label.
         weight: how much the text counts; 1 is the average.
         student: its label and probability; None where there is no student.
+        why: what the weights follow: `certainty`, or other words such as `scores`.
     """
     names = {voice.top[0][0]: i for i, voice in enumerate(reversed(voices))}
     routing = np.array([[voice.weight for voice in voices]])
@@ -175,24 +192,10 @@ def sentence(voices: Sequence[Voice], target: str, weight: float, student: tuple
         )
     elif found.rival[0] == found.winner[0]:
         said = f"All teachers say “{winner.top[0][0]}”, {winner.teacher} with {_percent(winner.certainty)} certainty"
-    elif found.strength[0] >= CONTESTED:
-        said = (
-            f"Contested: {winner.teacher} is {_percent(winner.certainty)} certain of “{winner.top[0][0]}”, "
-            f"{rival.teacher} {_percent(rival.certainty)} of “{rival.top[0][0]}”, so they are heard "
-            f"{_percent(winner.weight)} and {_percent(rival.weight)}"
-        )
-    elif rival.certainty > winner.certainty:
-        said = (
-            f"{winner.teacher} decides for “{winner.top[0][0]}” with {_percent(winner.weight)} of the weight: the "
-            f"method's score prefers it, although {rival.teacher} is surer ({_percent(rival.certainty)} against "
-            f"{_percent(winner.certainty)} certainty)"
-        )
+    elif why == "certainty" and rival.certainty <= winner.certainty:
+        said = _by_certainty(winner, rival, bool(found.contested[0]))
     else:
-        said = (
-            f"{winner.teacher} decides with {_percent(winner.weight)} of the weight: it is "
-            f"{_percent(winner.certainty)} certain of “{winner.top[0][0]}”, {rival.teacher} only "
-            f"{_percent(rival.certainty)} of “{rival.top[0][0]}”"
-        )
+        said = _by_scores(winner, rival, bool(found.contested[0]), why)
     if weight < _COUNTS_LITTLE:
         said += f", and it counts little in training ({weight:.2f} of an average text)"
     if student is None:
@@ -202,16 +205,50 @@ def sentence(voices: Sequence[Voice], target: str, weight: float, student: tuple
     return f"{said}; the student answers “{student[0]}” instead ({_percent(student[1])})."
 
 
+def _by_certainty(winner: Voice, rival: Voice, contested: bool) -> str:
+    """Of a method whose weights follow the teachers' certainty."""
+    if contested:
+        return (
+            f"Contested: {winner.teacher} is {_percent(winner.certainty)} certain of “{winner.top[0][0]}”, "
+            f"{rival.teacher} {_percent(rival.certainty)} of “{rival.top[0][0]}”, so they are heard "
+            f"{_percent(winner.weight)} and {_percent(rival.weight)}"
+        )
+    return (
+        f"{winner.teacher} decides with {_percent(winner.weight)} of the weight: it is {_percent(winner.certainty)} "
+        f"certain of “{winner.top[0][0]}”, {rival.teacher} only {_percent(rival.certainty)} of “{rival.top[0][0]}”"
+    )
+
+
+def _by_scores(winner: Voice, rival: Voice, contested: bool, why: str) -> str:
+    """Of a method that asks for more than certainty, or for something else."""
+    if contested:
+        return (
+            f"Contested: {winner.teacher} says “{winner.top[0][0]}” ({_percent(winner.certainty)} certain), "
+            f"{rival.teacher} “{rival.top[0][0]}” ({_percent(rival.certainty)} certain), and by their {why} they are "
+            f"heard {_percent(winner.weight)} and {_percent(rival.weight)}"
+        )
+    but = ", although" if rival.certainty > winner.certainty else ";"
+    return (
+        f"{winner.teacher} decides for “{winner.top[0][0]}” with {_percent(winner.weight)} of the weight, by its {why} "
+        f"({_percent(winner.certainty)} certain{but} {rival.teacher} is {_percent(rival.certainty)} certain of "
+        f"“{rival.top[0][0]}”)"
+    )
+
+
 def rendered(one: Explanation) -> str:
-    """An explanation for a terminal."""
+    """An explanation for a terminal; the spread over the passes only where there were some."""
     width = max(len(_listed(voice.top)) for voice in one.voices)  # what they say reads from the left
-    rows = [("teacher", "certainty", "± passes", "heard", "says".ljust(width))]
+    drawn = any(voice.spread is not None for voice in one.voices)
+    rows = [("teacher", "certainty", *(["± passes"] if drawn else []), "heard", "says".ljust(width))]
     for voice in one.voices:
         spread = "–" if voice.spread is None else f"{100 * voice.spread:.0f} %"
         says = _listed(voice.top).ljust(width)
-        rows.append((voice.teacher, _percent(voice.certainty), spread, _percent(voice.weight), says))
+        shown = [spread] if drawn else []
+        rows.append((voice.teacher, _percent(voice.certainty), *shown, _percent(voice.weight), says))
     where = "" if one.row is None else f"   (row {one.row} of the pool)"
     lines = [f"“{one.text}”{where}", "", table(rows), "", f"target:  {_listed(one.target)}"]
+    if one.right is not None:
+        lines.append(f"routing: right with {_percent(one.right)} probability, the method's own estimate")
     lines.append(f"weight:  {one.weight:.2f} of an average text")
     if one.student:
         lines.append(f"student: {_listed(one.student)}")

@@ -293,7 +293,7 @@ def _factories(
     from muki.teachers.survey import load_records
 
     records = load_records(RunFolder(Path(config.output)).teachers) or []
-    known = {record.name: {key: record.settings[key] for key in keep} for record in records}
+    known = {record.name: {key: record.settings[key] for key in keep if key in record.settings} for record in records}
     return {
         name: partial(
             sources.teachers.get(name) or partial(load_from_config, teacher, config.trust_remote_code),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import muki
 from muki.config import IN_MEMORY, RunConfig
+from muki.evaluation.method_words import how_it_was_made, reference, whom_it_hears
 from muki.files import replacing
 from muki.labels import LabelSpace
 from muki.methods import preset_name
@@ -18,6 +20,7 @@ from muki.run_folder import RunFolder
 from muki.teachers.provenance import licence_warnings, provenance
 from muki.teachers.survey import TeacherRecord
 
+_ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 _TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 
 
@@ -30,6 +33,8 @@ def write_card(
     licences = {name: origin.licence for name, origin in origins.items()}
     licences["the student's start"] = provenance(config.student.model).licence
     agreement = metrics["pool"]["held_out"].get("student_target_agreement", math.nan)
+    outlook = metrics["pool"].get("routing", {})
+    refined = bool(outlook.get("refined"))
     card = ModelCard.from_template(
         card_data=_card_data(name, config, metrics, licences),
         template_path=str(_TEMPLATE),
@@ -42,13 +47,16 @@ def write_card(
         licences=licences,
         warnings=licence_warnings(licences),
         settings=_settings(config),
-        n_texts=f"{metrics['pool']['texts']:,}",
+        made=how_it_was_made(config.method, len(records), metrics["pool"]["texts"]),
         max_length=config.student.max_length,
         prefix=config.student.prefix,
         method=f"`{preset_name(config.method)}`: {config.method.spelled_out()}",
+        hears=whom_it_hears(config.method, refined),
+        reference=_ARXIV.sub(r"[\g<0>](https://arxiv.org/abs/\1)", reference(config.method)),
         version=muki.__version__,
         test={"n": metrics["test"]["texts"], **metrics} if "test" in metrics else None,
         agreement="an unknown share" if math.isnan(agreement) else f"{100 * agreement:.1f} %",
+        expected=f"{100 * outlook['expected_accuracy']:.1f} %" if refined else None,
     )
     with replacing(run.student / "README.md") as temporary:
         temporary.write_text(str(card), encoding="utf-8")

@@ -23,6 +23,8 @@ from muki.evaluation.metrics import (
     quantiles,
     routing_accuracy,
 )
+from muki.evaluation.outlook import checked_outlook, routing_outlook
+from muki.files import read_json
 from muki.formulas import Array, softmax
 from muki.integration.router import Router, Routing, gold_routing
 from muki.integration.stage import Supervision, fit_on_pool, load_supervision, union_predictions
@@ -89,6 +91,8 @@ def pool_metrics(
         said = student.of("pool", pool, asked)[np.searchsorted(asked, supervision.rows[holdout])].argmax(axis=-1)
         held_out["student_target_agreement"] = accuracy(said, supervision.target[holdout].argmax(axis=-1))
     top_two = np.sort(supervision.scores, axis=-1)[:, -2:]
+    findings = (read_json(run.supervision / "supervision.json") or {}).get("findings") or {}
+    outlook = routing_outlook(config.method, supervision.routing, predictions, findings)
     return {
         "texts": pool.rows,
         "skipped": pool.skipped,
@@ -102,6 +106,7 @@ def pool_metrics(
         "margin": quantiles(top_two[:, 1] - top_two[:, 0]),
         "passes": {name: float(one.passes.mean()) for name, one in zip(names, outputs, strict=True)},
         "held_out": held_out,
+        **({"routing": outlook} if outlook else {}),
     }
 
 
@@ -145,10 +150,11 @@ def labelled_metrics(
         "routed_ensemble": classification_metrics(ensemble(outputs, space, routing.weights), gold, space.labels),
         "routing": {
             "accuracy": routing_accuracy(routing.weights, gold, columns),
-            "by_label": _surest_by_label(routing.weights, gold, space),
+            "by_label": _most_heard_by_label(routing.weights, gold, space),
             "by_score": {
                 name: routing_accuracy(routing_scores(outputs, name), gold, columns) for name in available(outputs)
             },
+            **checked_outlook(config.method, routing.weights, union_predictions(outputs, space), gold, columns),
         },
     }
 
@@ -228,7 +234,7 @@ def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[
     }
 
 
-def _surest_by_label(weights: Array, gold: NDArray[np.int64], space: LabelSpace) -> dict[str, dict[str, float]]:
+def _most_heard_by_label(weights: Array, gold: NDArray[np.int64], space: LabelSpace) -> dict[str, dict[str, float]]:
     """For each gold label that occurs, the share of its texts on which each teacher is heard most."""
     best = weights.argmax(axis=-1)
     return {

@@ -33,12 +33,16 @@ def summary(metrics: dict[str, Any]) -> str:
         low, high = metrics[answering]["accuracy_interval"]
         lines.append(f"{answering.replace('_', ' ')} accuracy, 95 % interval: {low:.3f} to {high:.3f}")
         lines.append(
-            f"routing accuracy (the surest teacher knows the gold label): {metrics['routing']['accuracy']:.3f}"
+            f"routing accuracy (the most heard teacher knows the gold label): {metrics['routing']['accuracy']:.3f}"
         )
     else:
         lines.append("no test file: accuracy unknown")
     shares = ", ".join(f"{name} {share:.0%}" for name, share in pool["teacher_share"].items())
-    lines.append(f"pool: {pool['texts']} texts, surest teacher: {shares}; median margin {pool['margin']['median']:.3f}")
+    margin = pool["margin"]["median"]
+    lines.append(f"pool: {pool['texts']} texts, most heard teacher: {shares}; median margin {margin:.3f}")
+    if (outlook := pool.get("routing")) is not None:
+        judged = "" if outlook["refined"] else " (by the scores alone, not calibrated)"
+        lines.append(f"expected routing accuracy, estimated without labels: {outlook['expected_accuracy']:.3f}{judged}")
     agreement = pool["held_out"].get("student_target_agreement")
     if agreement is not None:
         lines.append(f"student and target agree on {agreement:.1%} of {pool['held_out']['n']} held-out texts")

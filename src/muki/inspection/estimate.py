@@ -15,7 +15,9 @@ import torch
 from muki.batches import length_batches, tokenize
 from muki.compute import fast_dtype
 from muki.config import RunConfig
+from muki.integration.router import FIT_ROWS
 from muki.labels import LabelSpace
+from muki.routing.refinement import FOLDS, RESTARTS, ROUNDS
 from muki.student.data import MAX_HOLDOUT
 from muki.student.losses import integration_loss
 from muki.student.model import load_student
@@ -34,19 +36,24 @@ _MEASURED_PASSES = 4
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for each text (or for each step of training), measured here."""
+    """One teacher on one text, measured here: seconds of the deterministic pass and of all dropout passes.
+
+    `kept` is what is stored of it besides logits and means (features, hidden states), in bytes.
+    """
 
     deterministic: float
     dropout: float
+    kept: int = 0
 
 
 @dataclass(frozen=True)
 class StudentSpeed:
-    """Seconds of a training step and of a prediction; parameters of the student."""
+    """Seconds of a training step and of a prediction; parameters and hidden size of the student."""
 
     step: float
     prediction: float
     parameters: int
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,23 +72,24 @@ class Estimate:
 
 
 def measure_teacher(
-    teacher: Teacher, texts: Sequence[Text], passes: Passes, batch_tokens: int
+    teacher: Teacher, texts: Sequence[Text], passes: Passes, batch_tokens: int, keep: str = ""
 ) -> tuple[TeacherOutputs, Speed]:
-    """Score a sample, and say how long a text takes.
+    """Score a sample, keeping what the method needs, and say how long a text takes.
 
     Few passes are enough to know the time of one; a method that stops early decides itself how many it draws.
     """
     few = passes if passes.tolerance is not None else Passes(min(passes.most, _MEASURED_PASSES), seed=passes.seed)
     score_texts(teacher, texts[:_WARM_UP], passes=Passes(min(2, few.most)), batch_tokens=batch_tokens)
     start = time.perf_counter()
-    outputs = score_texts(teacher, texts, passes=Passes(0), batch_tokens=batch_tokens)
+    outputs = score_texts(teacher, texts, passes=Passes(0), batch_tokens=batch_tokens, keep=keep)
     once = (time.perf_counter() - start) / len(texts)
+    kept = sum(one.nbytes for one in (outputs.features, outputs.states) if one is not None) // len(texts)
     if not few.most:
-        return outputs, Speed(once, 0.0)
+        return outputs, Speed(once, 0.0, kept)
     start = time.perf_counter()
-    outputs = score_texts(teacher, texts, passes=few, batch_tokens=batch_tokens)
+    outputs = score_texts(teacher, texts, passes=few, batch_tokens=batch_tokens, keep=keep)
     rest = max((time.perf_counter() - start) / len(texts) - once, 0.0)
-    return outputs, Speed(once, rest if few is passes else rest / few.most * passes.most)
+    return outputs, Speed(once, rest if few is passes else rest / few.most * passes.most, kept)
 
 
 def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text]) -> StudentSpeed:
@@ -91,7 +99,7 @@ def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text])
     student = torch.nn.Module.to(model, device)
     length = usable_length(model.config, tokenizer, config.student.max_length, "student")
     encodings = tokenize(tokenizer, texts, length, config.student.prefix)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)  # as the Trainer's; ten times as fast
     half = fast_dtype(device) == torch.bfloat16
     rng, size, times = np.random.default_rng(0), config.training.batch_size, []
     target = torch.full((size, len(space.labels)), 1 / len(space.labels), device=device)
@@ -116,7 +124,26 @@ def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text])
             student(**{key: value.to(device) for key, value in inputs.items()})
     prediction = (time.perf_counter() - start) / len(encodings)
     # The first steps warm up; the mean, not the median, is what a whole run adds up.
-    return StudentSpeed(float(np.mean(times[2:])), prediction, sum(p.numel() for p in student.parameters()))
+    width = int(getattr(model.config, "hidden_size", 0))
+    return StudentSpeed(float(np.mean(times[2:])), prediction, sum(p.numel() for p in student.parameters()), width)
+
+
+def fit_seconds(rows: int, width: int) -> float:
+    """How long the refinement's EM over the pool takes, from the speed of a matrix product measured here.
+
+    Each fit weighs `Xᵀ X` on three quarters of the rows for each fold, and judges the last quarter by a triangular
+    solve, half a product. Shares settle after half of the allowed restarts, as a rule.
+
+    Args:
+        rows: texts that it is fitted on, at most `FIT_ROWS`.
+        width: of the view.
+    """
+    x = np.random.default_rng(0).normal(size=(1000, width))
+    x.T @ x  # the first product starts the library's threads
+    start = time.perf_counter()
+    x.T @ x
+    product = (time.perf_counter() - start) / len(x) * min(rows, FIT_ROWS)
+    return RESTARTS / 2 * ROUNDS * FOLDS * (0.75 + 0.25 / 2) * product
 
 
 def estimate(
@@ -146,19 +173,26 @@ def estimate(
     steps = math.ceil((pool - held_out) / config.training.batch_size) * config.training.epochs
     looks = max(1.0, config.training.epochs) * held_out
     scoring = sum(speed.deterministic + speed.dropout for speed in speeds) * (pool + test)
+    view = config.method.refinement == "view"
+    fit = fit_seconds(pool, student.width) if view else 0.0
     seconds = {
         "start": _FIXED_SECONDS,
         "score": scoring / config.scoring.processes,
+        **({"supervise": pool * student.prediction + fit} if view else {}),  # the student's encoder reads the pool
         "train": steps * student.step + looks * student.prediction,
-        "evaluate": (min(pool, MOST_OF_POOL_ANSWERED) + test) * student.prediction,
+        "evaluate": (min(pool, MOST_OF_POOL_ANSWERED) + test) * student.prediction
+        + (test * student.prediction + fit if view and test else 0.0),
     }
     labels, teachers = len(space.labels), len(space.columns)
+    kept = sum(speed.kept for speed in speeds)
     outputs = sum(8 * len(columns) + 28 for columns in space.columns.values())  # logits, means, row, passes, spreads
-    per_text = 0.6 * mean_bytes + 16 + outputs + 4 * labels + 8 * teachers + 12
+    seen = 2 * student.width if view else 0
+    per_text = 0.6 * mean_bytes + 16 + outputs + kept + seen + 4 * labels + 8 * teachers + 12
     weights = 4 * student.parameters
     disk = int((pool + test) * per_text + min(pool, MOST_OF_POOL_ANSWERED) * 4 * labels + weights + 2_000_000)
-    in_memory = pool * (60 * mean_tokens + 8 * labels + 400)  # token ids as Python numbers, targets, bookkeeping
-    return Estimate(seconds, disk, disk + 2 * 3 * weights, int(peak_memory() + in_memory))
+    in_memory = pool * (60 * mean_tokens + 8 * labels + 400 + kept)  # token ids as Python numbers, targets, features
+    fitting = 3 * 8 * student.width * min(pool, FIT_ROWS) if view else 0  # the view in float64, and what EM makes of it
+    return Estimate(seconds, disk, disk + 2 * 3 * weights, int(peak_memory() + in_memory + fitting))
 
 
 def peak_memory() -> int:

@@ -55,7 +55,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TeacherLook:
-    """One teacher; `passes_differ` is None where the method wants no dropout passes."""
+    """One teacher; `passes_differ` is told of every teacher, also for a method that wants no dropout passes."""
 
     name: str
     source: str
@@ -65,7 +65,7 @@ class TeacherLook:
     labels: tuple[str, ...]
     max_length: int
     dropout: dict[str, float]
-    passes_differ: bool | None
+    passes_differ: bool
     licence: str | None
     base_models: tuple[str, ...]
     tokens: Tokens
@@ -73,7 +73,11 @@ class TeacherLook:
 
 @dataclass(frozen=True)
 class SampleLook:
-    """What a scored sample shows, as shares in [0, 1]: the surest teacher, agreement, texts foreign to all."""
+    """What a scored sample shows, as shares in [0, 1]: the surest teacher, agreement, texts foreign to all.
+
+    The surest by the method's score; by certainty for a method that makes scores comparable over the pool, which on a
+    sample would only show that each teacher gets its share.
+    """
 
     texts: int
     teacher_share: dict[str, float]
@@ -184,22 +188,22 @@ def _teachers(config: RunConfig, seen: Inspection, sample: list[Text]) -> tuple[
         if twin != name:
             said = f"the same model as teacher {twin}"
             seen.findings.append(Finding("problem", f"teacher {name}", said, "give each teacher once"))
-        passes, differ = settings.passes, None
-        if passes.most:
-            try:
-                probe_dropout(teacher)
-                differ = True
-            except DropoutError as error:
+        passes, differ = settings.passes, True
+        try:
+            probe_dropout(teacher)
+        except DropoutError as error:
+            differ = False
+            if passes.most:
                 seen.findings.append(_problem(error))
-                passes, differ = Passes(0), False
-        one, speed = measure_teacher(teacher, sample, passes, settings.batch_tokens)
+                passes = Passes(0)
+        one, speed = measure_teacher(teacher, sample, passes, settings.batch_tokens, settings.keep)
         outputs.append(one)
         speeds.append(speed)
         seen.teachers.append(_teacher_look(wanted, teacher, differ, seen))
     return outputs, speeds
 
 
-def _teacher_look(wanted: TeacherConfig, teacher: Teacher, differ: bool | None, seen: Inspection) -> TeacherLook:
+def _teacher_look(wanted: TeacherConfig, teacher: Teacher, differ: bool, seen: Inspection) -> TeacherLook:
     assert seen.texts is not None
     origin = provenance(wanted.model, wanted.revision)
     tokens = tokens_of(teacher.tokenizer, seen.texts.sample, teacher.max_length, teacher.prefix)
@@ -240,9 +244,10 @@ def _student_tokens(config: RunConfig, seen: Inspection) -> Tokens | None:
 
 def _sample(config: RunConfig, space: LabelSpace, outputs: list[TeacherOutputs]) -> SampleLook:
     sure = teacher_certainty(outputs)
-    usable = not config.method.needs_gold and set(parts_of(config.method.score)) <= set(available(outputs))
-    plain = config.method.model_copy(update={"refinement": "none"})  # a sample does not show the pool's classes
-    best = (fit_router(plain, outputs, space)(outputs).weights if usable else sure).argmax(axis=-1)
+    method = config.method
+    scored = not method.needs_gold and set(parts_of(method.score)) <= set(available(outputs))
+    usable = scored and method.calibration == method.refinement == "none"
+    best = (fit_router(method, outputs, space)(outputs).weights if usable else sure).argmax(axis=-1)
     predictions = union_predictions(outputs, space)
     return SampleLook(
         texts=len(sure),

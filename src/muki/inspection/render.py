@@ -40,12 +40,12 @@ def size(count: int) -> str:
 
 def _teacher(teacher: TeacherLook) -> str:
     rates = ", ".join(f"{key} {rate:g}" for key, rate in teacher.dropout.items()) or "none"
-    differ = {True: "; passes differ", False: "; PASSES DO NOT DIFFER", None: ""}[teacher.passes_differ]
+    differ = "passes differ" if teacher.passes_differ else "passes do not differ"
     lines = [
         f"teacher {teacher.name}: {teacher.architecture}, {teacher.parameters / 1e6:.1f}M parameters",
         f"  labels     {', '.join(teacher.labels)}",
         f"  tokenizer  {teacher.tokenizer}; {_tokens(teacher.tokens, teacher.max_length)}",
-        f"  dropout    {rates}{differ}",
+        f"  dropout    {rates}; {differ}",
         f"  from       {teacher.source}; licence {teacher.licence or 'unknown'}"
         + (f"; base {', '.join(teacher.base_models)}" if teacher.base_models else ""),
     ]

@@ -62,7 +62,7 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         f"texts: {pool}   # unlabelled; jsonl, csv, tsv, txt, parquet",
         "# test: {path: test.jsonl, label: label}   # optional: the only place where labels are read",
         "",
-        "method: muki   # or muki-fast, muki-hard, muki-no-mc (needs no dropout), vanilla-kd",
+        "method: muki-plus   # needs no dropout; or as published, with dropout passes: muki, muki-fast; or vanilla-kd",
         "training: {epochs: 3, learning_rate: 5.0e-5, batch_size: 32, seed: 1}   # and all of TrainingArguments",
         "output: run",
         "",
@@ -81,7 +81,7 @@ def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int) 
     lines.append(f"    max_length: {max_length}   # holds 95 % of the texts")
     rates = [v for k, v in vars(config).items() if "drop" in k and "layerdrop" not in k and isinstance(v, float)]
     if not any(rates):
-        lines.append("    dropout_override: 0.1   # it was trained without dropout; or choose method: muki-no-mc below")
+        lines.append("    # dropout_override: 0.1   # it was trained without dropout, which muki and muki-fast need")
     return lines
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from muki.evaluation.metrics import paired_difference
 from muki.report import plots
-from muki.report.facts import Facts
+from muki.report.facts import Answered, Facts
 from muki.report.page import environment, tiles
 from muki.report.words import count, percent
 from muki.texts import Text
@@ -18,23 +20,46 @@ _EXAMPLES = 20
 
 @dataclass(frozen=True)
 class Difference:
-    """One figure of both runs; `change` is second minus first in points, None where that says nothing."""
+    """One figure of both runs.
+
+    Attributes:
+        name: of the figure.
+        first: its value in the first run, as shown.
+        second: in the second.
+        change: second minus first in points; None where the two were measured on different texts.
+        interval: 95 % interval of the change in points, where it is known.
+    """
 
     name: str
     first: str
     second: str
     change: float | None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Both students on the same test texts: how many, and accuracy of the second minus the first in points.
+
+    `whole` says that neither run was tested on other texts besides.
+    """
+
+    texts: int
+    change: float
+    interval: tuple[float, float]
+    whole: bool
 
 
 def render_comparison(first: Facts, second: Facts) -> str:
     """The page of two runs."""
+    both = paired(first, second)
     return environment().get_template("comparison.html").render(
         kind="two runs side by side",
         title=f"{first.name} and {second.name} – muki report",
         runs=(first, second),
-        verdict=verdict(first, second),
+        verdict=verdict(first, second, both),
         tiles=[tiles(first), tiles(second)],
-        figures=figures(first, second),
+        figures=figures(first, second, both),
         settings=settings(first, second),
         per_class=per_class(first, second),
         plots=_plots(first, second),
@@ -43,39 +68,59 @@ def render_comparison(first: Facts, second: Facts) -> str:
     )  # fmt: skip
 
 
-def verdict(first: Facts, second: Facts) -> str:
+def paired(first: Facts, second: Facts) -> Paired | None:
+    """Both students on the test texts that the runs have in common: same text, same gold label; None without any."""
+    if first.tested is None or second.tested is None:
+        return None
+    one, other = _right(first.tested, first.space.labels), _right(second.tested, second.space.labels)
+    known = dict(other)
+    shared = [(right, known[key]) for key, right in one if key in known]
+    if not shared:
+        return None
+    change, (low, high) = paired_difference([right for right, _ in shared], [right for _, right in shared])
+    whole = len(shared) == len(one) == len(other)
+    return Paired(len(shared), 100 * change, (100 * low, 100 * high), whole)
+
+
+def verdict(first: Facts, second: Facts, both: Paired | None) -> str:
     """Which student is better, as far as the test texts can tell."""
     if not (first.has_test and second.has_test):
         return "Without test texts for both runs nobody can say which student is right more often."
-    if first.metrics["test"]["source"] != second.metrics["test"]["source"]:
-        return "The runs were tested on different texts; their accuracies cannot be compared."
-    a, b = first.metrics["student"], second.metrics["student"]
-    better, points = (second, first)[a["accuracy"] >= b["accuracy"]], 100 * abs(a["accuracy"] - b["accuracy"])
-    (low_a, high_a), (low_b, high_b) = a["accuracy_interval"], b["accuracy_interval"]
-    if low_a <= high_b and low_b <= high_a:
-        return (
-            f"The students are {points:.1f} points apart and their 95 % intervals overlap; on "
-            f"{count(a['n'], 'test text')} this difference may be chance."
-        )
-    return f"The student of {better.name} is {points:.1f} points better; the 95 % intervals do not overlap."
+    if both is None:
+        return "The runs have no test text in common; their accuracies cannot be compared."
+    on = f"On the {'same ' if both.whole else ''}{count(both.texts, 'test text')}{'' if both.whole else ' of both'}"
+    low, high = both.interval if both.change >= 0 else (-both.interval[1], -both.interval[0])
+    interval = f"95 % interval of the difference, paired bootstrap: {low:.1f} to {high:.1f} points"
+    if both.change == 0:
+        return f"{on} the two students are right equally often ({interval})."
+    better = second if both.change > 0 else first
+    chance = "more than chance" if low > 0 else "this may be chance"
+    return (
+        f"{on} the student of {better.name} is right {abs(both.change):.1f} points more often: {chance} ({interval})."
+    )
 
 
-def figures(first: Facts, second: Facts) -> list[Difference]:
+def figures(first: Facts, second: Facts, both: Paired | None) -> list[Difference]:
     """The numbers that both runs have."""
-    wanted = [
+    tested = [
         ("accuracy", ("student", "accuracy")), ("macro-F1", ("student", "macro_f1")),
         ("expected calibration error", ("student", "expected_calibration_error")),
         ("accuracy of the routed teachers", ("routed_ensemble", "accuracy")),
-        ("the surest teacher knows the label", ("routing", "accuracy")),
-        ("student follows its target", ("pool", "held_out", "student_target_agreement")),
+        ("the most heard teacher knows the label", ("routing", "accuracy")),
     ]  # fmt: skip
+    others = [("student follows its target", ("pool", "held_out", "student_target_agreement"))]
+    comparable = both is not None and both.whole
     rows = []
-    for name, path in wanted:
+    for name, path in tested + others:
         a, b = _at(first.metrics, path), _at(second.metrics, path)
         if a is not None and b is not None:
-            rows.append(Difference(name, percent(a), percent(b), 100 * (b - a)))
-    rows.append(Difference("contested texts", percent(first.contested), percent(second.contested),
-                           100 * (second.contested - first.contested)))  # fmt: skip
+            change = 100 * (b - a) if comparable or path[0] == "pool" else None
+            interval = both.interval if both and comparable and path == ("student", "accuracy") else None
+            rows.append(Difference(name, percent(a), percent(b), change, interval))
+    for name, one, other in (
+        ("contested texts", first.contested, second.contested), ("foreign texts", first.foreign, second.foreign),
+    ):  # fmt: skip
+        rows.append(Difference(name, percent(one), percent(other), 100 * (other - one)))
     return rows
 
 
@@ -95,7 +140,7 @@ def per_class(first: Facts, second: Facts) -> list[tuple[str, float, float]]:
     if not (first.has_test and second.has_test):
         return []
     a, b = first.metrics["student"]["per_class"], second.metrics["student"]["per_class"]
-    return [(label, a[label]["f1"], b[label]["f1"]) for label in a if label in b]
+    return [(label, a[label]["f1"], b[label]["f1"]) for label in a if label in b and a[label]["n"] and b[label]["n"]]
 
 
 def disputed(first: Facts, second: Facts) -> list[tuple[Text, str, float, str, float]]:
@@ -131,6 +176,13 @@ def _plots(first: Facts, second: Facts) -> dict[str, str]:
             lines = [(f.name, f.metrics["student"]["calibration"], colour) for f, colour in both]
             drawn["calibration"] = plots.calibration(lines, "Calibration of both students")
     return drawn
+
+
+def _right(tested: Answered, labels: Sequence[str]) -> list[tuple[tuple[str, str | None, str], bool]]:
+    """Each test text with its gold label, and whether the student was right."""
+    right = tested.answers.argmax(axis=-1) == tested.gold
+    keys = [(text.text, text.text_pair, labels[int(g)]) for text, g in zip(tested.texts, tested.gold, strict=True)]
+    return list(zip(keys, map(bool, right), strict=True))
 
 
 def _at(content: Any, path: tuple[str, ...]) -> float | None:

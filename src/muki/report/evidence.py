@@ -15,8 +15,9 @@ from muki.config import RunConfig
 from muki.errors import RunFolderError
 from muki.evaluation.answers import StudentAnswers, asked_rows
 from muki.evaluation.evaluate import load_outputs
+from muki.evaluation.method_words import estimates_routing
 from muki.formulas import Array, softmax
-from muki.integration.stage import load_supervision, union_predictions
+from muki.integration.stage import load_supervision, right_probability, union_predictions
 from muki.labels import LabelSpace
 from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder
@@ -36,6 +37,8 @@ class Evidence:
         weight: how much each text counted, shape (n,), mean 1.
         routing: how much each teacher was heard, shape (n, N). Of a method that hears one teacher alone, the weights
             that the soft rule would have given: who came second is what a reader wants to know.
+        right: probability that the text's label comes from a teacher that knows it, shape (n,); None for a method whose
+            weights are not meant as probabilities.
         certainty: of each teacher, in [0, 1], shape (n, N): of the mean over dropout passes where there were some.
         predictions: each teacher's top class as an index into the union, shape (n, N).
         foreign: how far a text seems to belong to no label, in [0, 1], shape (n,).
@@ -49,6 +52,7 @@ class Evidence:
     target: NDArray[np.float32]
     weight: NDArray[np.float32]
     routing: Array
+    right: Array | None
     certainty: Array
     predictions: NDArray[np.int64]
     foreign: Array
@@ -77,6 +81,7 @@ def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> Evidence:
     routing = supervision.routing.astype(np.float64)
     if config.method.integration == "hard":
         routing = soft_weights(sure, config.method.temperature)
+    predictions = union_predictions(outputs, space)
     return Evidence(
         texts=pool,
         space=space,
@@ -84,8 +89,9 @@ def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> Evidence:
         target=supervision.target,
         weight=supervision.weight,
         routing=routing,
+        right=right_probability(routing, predictions) if estimates_routing(config.method) else None,
         certainty=sure,
-        predictions=union_predictions(outputs, space),
+        predictions=predictions,
         foreign=_foreign(run, sure),
         asked=np.searchsorted(supervision.rows, rows),
         student=StudentAnswers(run, config).of("pool", pool, rows),

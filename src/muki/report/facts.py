@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from muki.config import IN_MEMORY, RunConfig
 from muki.errors import RunFolderError
 from muki.evaluation.answers import StudentAnswers, pick
+from muki.evaluation.evaluate import FORMAT
 from muki.files import read_json
 from muki.labels import LabelSpace
 from muki.report.choose import CONTESTED, FOREIGN, Contest, conflicting_pairs, contest, worth_labelling
@@ -75,6 +77,15 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What the student said of n test texts with a known label: gold as indices, shape (n,); answers, shape (n, C)."""
+
+    texts: list[Text]
+    gold: NDArray[np.int64]
+    answers: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class StudentFacts:
     """The result: what it is and how large. Sizes in parameters and in bytes of its folder."""
 
@@ -95,7 +106,8 @@ class Facts:
         training: of `training.json`; `times`: seconds by stage, as far as they were recorded.
         labelled: of `labelled.json`, if labels were filled in for this very supervision.
         contested, foreign: shares of the pool.
-        by_label: for each label (gold with a test file, else the target's), each teacher's share; see `by_label_of`.
+        by_label: for each label (gold with a test file, else the target's), each teacher's share.
+        tested: the student on the test texts; None without a test file.
         evidence: the arrays, for plots.
     """
 
@@ -113,6 +125,7 @@ class Facts:
     by_label: dict[str, dict[str, float]]
     pairs: list[PairFacts]
     to_label: list[TextFacts]
+    tested: Answered | None
     confusions: list[Confusion]
     fingerprints: dict[str, str]
     evidence: Evidence
@@ -140,10 +153,17 @@ def collect(run: RunFolder, config: RunConfig) -> Facts:
         RunFolderError: it is not evaluated yet, or a file is missing.
     """
     metrics, records, space = read_json(run.metrics), load_records(run.teachers), LabelSpace.load(run.labels)
-    if metrics is None or records is None or space is None:
+    if records is None or space is None:
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    if config.method.student == "none":
+        raise RunFolderError(
+            f"run '{run.root}': its method has no student to report on; its figures are in {run.metrics}"
+        )
+    if metrics is None or metrics.get("format") != FORMAT:
         raise RunFolderError(f"run '{run.root}': nothing evaluated yet; run `muki evaluate {run.root}` first")
     seen = gather(run, config, space)
     found = contest(seen.routing, seen.predictions)
+    tested = _tested(run, config, space) if "test" in metrics else None
     return Facts(
         name=run.root.name,
         config=config,
@@ -158,7 +178,8 @@ def collect(run: RunFolder, config: RunConfig) -> Facts:
         foreign=float((seen.foreign >= FOREIGN).mean()),
         by_label=metrics.get("routing", {}).get("by_label") or _heard_by_target(seen),
         **_chosen_texts(seen, found),
-        confusions=_confusions(run, config, space) if "test" in metrics else [],
+        tested=tested,
+        confusions=_confusions(tested, space) if tested else [],
         fingerprints=_fingerprints(run, records, seen.texts),
         evidence=seen,
     )
@@ -225,22 +246,25 @@ def _heard_by_target(seen: Evidence) -> dict[str, dict[str, float]]:
     }
 
 
-def _confusions(run: RunFolder, config: RunConfig, space: LabelSpace) -> list[Confusion]:
-    """The most frequent mistakes on the test texts, each with the one that the student was surest of."""
+def _tested(run: RunFolder, config: RunConfig, space: LabelSpace) -> Answered | None:
     test = TextShards.load(run.texts("test"))
     if test is None:
-        return []
+        return None
     rows = np.array([text.row for text in test if text.label in space.label2id], dtype=np.int64)
     texts = pick(test, rows)
-    answers = StudentAnswers(run, config).of("test", test, rows)
     gold = np.array([space.label2id[text.label or ""] for text in texts])
-    said, sure = answers.argmax(axis=-1), answers.max(axis=-1)
+    return Answered(texts, gold, StudentAnswers(run, config).of("test", test, rows))
+
+
+def _confusions(tested: Answered, space: LabelSpace) -> list[Confusion]:
+    """The most frequent mistakes on the test texts, each with the one that the student was surest of."""
+    gold, said, sure = tested.gold, tested.answers.argmax(axis=-1), tested.answers.max(axis=-1)
     counts = Counter((int(g), int(s)) for g, s in zip(gold, said, strict=True) if g != s)
     result = []
     for (g, s), count in counts.most_common(_CONFUSIONS):
         worst = max(np.flatnonzero((gold == g) & (said == s)).tolist(), key=lambda i: float(sure[i]))
         of = int((gold == g).sum())
-        result.append(Confusion(space.labels[g], space.labels[s], count, of, texts[worst], float(sure[worst])))
+        result.append(Confusion(space.labels[g], space.labels[s], count, of, tested.texts[worst], float(sure[worst])))
     return result
 
 

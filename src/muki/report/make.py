@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from muki.config import RunConfig
@@ -41,5 +42,10 @@ def write_comparison(first: tuple[RunFolder, RunConfig], second: tuple[RunFolder
     if first[0].root.resolve() == second[0].root.resolve():
         raise RunFolderError(f"run '{first[0].root}': cannot be set beside itself; give two different runs")
     path = first[0].report.parent / f"with-{second[0].root.name}.html"
-    write_text(path, render_comparison(collect(*first), collect(*second)))
+    one, other = collect(*first), collect(*second)
+    if one.name == other.name:
+        one, other = (
+            replace(f, name=f"{run.root.parent.name}/{f.name}") for f, (run, _) in ((one, first), (other, second))
+        )
+    write_text(path, render_comparison(one, other))
     return path

@@ -15,8 +15,10 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import muki
+from muki.evaluation.method_words import cause, reference, what_weights_show, whom_it_hears
 from muki.progress import clock
 from muki.report import plots, words
+from muki.report.evidence import Evidence
 from muki.report.facts import Facts, public_name
 from muki.report.tables import to_label_csv
 
@@ -95,9 +97,12 @@ def render(facts: Facts) -> str:
         comparison=comparison(facts) if facts.has_test else [],
         confusion=_confusion(facts),
         teachers=_teachers(facts),
+        passes=any(facts.metrics["pool"]["passes"].values()),
         by_label=_by_label(facts),
         top_share=max(facts.metrics["pool"]["label_share"].values()) or 1.0,
         spelled_out=facts.config.method.spelled_out(),
+        hears=[whom_it_hears(facts.config.method, _refined(facts)), what_weights_show(facts.config.method)],
+        choice=_choice(facts),
         n_to_label=words.count(len(facts.to_label), "text"),
         csv=base64.b64encode(to_label_csv(facts.to_label).encode()).decode(),
         made_of=made_of(facts),
@@ -105,7 +110,7 @@ def render(facts: Facts) -> str:
 
 
 def tiles(facts: Facts) -> list[dict[str, str]]:
-    """The four numbers at the top."""
+    """The numbers at the top."""
     m = facts.metrics
     accuracy = {"title": "Accuracy", "value": "unknown", "note": "no labelled test texts"}
     if facts.has_test:
@@ -114,8 +119,14 @@ def tiles(facts: Facts) -> list[dict[str, str]]:
             "value": words.percent(m["student"]["accuracy"]), "note": f"{words.percent(low)} to {words.percent(high)}",
         }  # fmt: skip
     agreement = m["pool"]["held_out"].get("student_target_agreement")
+    outlook = m["pool"].get("routing")
+    expected = [] if facts.has_test or outlook is None or not outlook["refined"] else [{
+        "title": "Right teacher heard", "value": f"≈ {words.percent(outlook['expected_accuracy'], 0)}",
+        "note": "estimated without labels",
+    }]  # fmt: skip
     return [
         accuracy,
+        *expected,
         {"title": "Labels", "value": str(len(facts.space.labels)), "note": f"of {len(facts.records)} teachers"},
         {"title": "Learned from", "value": f"{m['pool']['texts']:,}", "note": "unlabelled texts"},
         {
@@ -150,13 +161,17 @@ def comparison(facts: Facts) -> list[dict[str, Any]]:
 def made_of(facts: Facts) -> list[tuple[str, str]]:
     """What the run was made of, in short."""
     m, training = facts.metrics, facts.training
+    trained = (
+        f"{facts.config.training.epochs:g} epochs, {training.get('steps', '?')} steps, batch "
+        f"{facts.config.training.batch_size}, learning rate {facts.config.training.learning_rate:g}, seed "
+        f"{facts.config.training.seed}"
+    )
     made = [
         ("method", f"{m['method']['name']} ({facts.config.method.spelled_out()})"),
+        ("published", reference(facts.config.method)),
         ("texts", f"{m['pool']['texts']:,} used, {m['pool']['skipped']:,} empty ones skipped"),
-        ("training", f"{facts.config.training.epochs:g} epochs, {training.get('steps', '?')} steps, batch "
-                     f"{facts.config.training.batch_size}, learning rate {facts.config.training.learning_rate:g}, seed "
-                     f"{facts.config.training.seed}"),
-    ]  # fmt: skip
+        ("training", "none, weights were averaged" if facts.config.method.student == "merged" else trained),
+    ]
     if facts.times:
         made.append(("time", ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in facts.times.items())))
         hours = sum(facts.times.values()) / 3600
@@ -177,14 +192,12 @@ def _version(package: str) -> str:
 def _plots(facts: Facts, colours: dict[str, str]) -> dict[str, str]:
     seen, m = facts.evidence, facts.metrics
     winner = seen.routing.argmax(axis=-1)
-    top = np.sort(seen.certainty, axis=-1)[:, -2:]
-    margins = top[:, 1] - top[:, 0]
     drawn = {
         "certainties": plots.certainties(
             [(name, seen.certainty[:, i], winner == i, colours[name]) for i, name in enumerate(seen.names)],
             "Histogram of each teacher's certainty",
         ),
-        "margins": plots.histogram(margins, float(np.median(margins)), "median", "margin, %", "Histogram of margins"),
+        "choice": _choice_plot(seen),
     }
     if facts.training.get("losses"):
         series = [("on training texts", facts.training["losses"], "muted", False)]
@@ -211,6 +224,33 @@ def _plots(facts: Facts, colours: dict[str, str]) -> dict[str, str]:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         drawn["confusion"] = plots.heat(shares, "student's answer", "right label", "Confusion matrix")
     return drawn
+
+
+def _choice_plot(seen: Evidence) -> str:
+    if seen.right is not None:
+        return plots.histogram(
+            seen.right, float(np.median(seen.right)), "median", "probability, %", "Histogram of routing probabilities"
+        )
+    top = np.sort(seen.certainty, axis=-1)[:, -2:]
+    margins = top[:, 1] - top[:, 0]
+    return plots.histogram(margins, float(np.median(margins)), "median", "margin, %", "Histogram of margins")
+
+
+def _choice(facts: Facts) -> str:
+    """What the histogram of the choice between teachers shows."""
+    little = "" if facts.config.method.reweight == "none" else ", and such texts count less in training"
+    if facts.evidence.right is not None:
+        return (
+            "Probability, by the method's own estimate, that the text's label comes from a teacher that knows it. To "
+            f"the left the choice is a guess{little}."
+        )
+    if cause(facts.config.method, _refined(facts)) == "certainty":
+        return f"Certainty of the surest teacher minus that of the next. Near 0 the choice is a coin toss{little}."
+    return "Certainty of the surest teacher minus that of the next. This method chooses by other scores."
+
+
+def _refined(facts: Facts) -> bool:
+    return bool(facts.metrics["pool"].get("routing", {}).get("refined"))
 
 
 def _confusion(facts: Facts) -> dict[str, Any] | None:

@@ -42,12 +42,20 @@ def listed(names: list[str], most: int = 4) -> str:
 
 def verdict(facts: Facts) -> str:
     """The page's first sentences."""
-    made = (
-        f"One classifier over {count(len(facts.space.labels), 'label')}, taught by "
-        f"{count(len(facts.records), 'teacher')} on {count(facts.metrics['pool']['texts'], 'unlabelled text')}."
-    )
+    method, teachers = facts.config.method, count(len(facts.records), "teacher")
+    texts, unlabelled = (count(facts.metrics["pool"]["texts"], f"{kind}text") for kind in ("", "unlabelled "))
+    if method.target == "gold":
+        how = f"trained on {texts} with gold labels, as a ceiling"
+    elif method.needs_gold:
+        how = f"taught by {teachers} on {texts} whose gold labels said whom to hear, as a ceiling"
+    elif method.student == "merged":
+        how = f"the average of the weights of {teachers}"
+    else:
+        how = f"taught by {teachers} on {unlabelled}"
+    made = f"One classifier over {count(len(facts.space.labels), 'label')}, {how}."
     if not facts.has_test:
-        return f"{made} Nobody has told it the right answers yet, so its accuracy is unknown."
+        why = "There are no test texts" if method.needs_gold else "Nobody has told it the right answers yet"
+        return f"{made} {why}, so its accuracy is unknown."
     student, n = facts.metrics["student"], facts.metrics["test"]["texts"]
     low, high = student["accuracy_interval"]
     return (
@@ -66,6 +74,7 @@ def trust(facts: Facts) -> list[Remark]:
         *_weak_classes(facts),
         *_calibration(facts),
         _routing(facts),
+        *_refinement(facts),
         *_left_out(facts),
     ]
 
@@ -128,8 +137,10 @@ def _calibration(facts: Facts) -> list[Remark]:
 
 
 def _routing(facts: Facts) -> Remark:
-    share = facts.metrics["routing"]["accuracy"]
-    said = f"On {percent(share)} of the test texts the surest teacher is one that knows the right label"
+    share, expected = facts.metrics["routing"]["accuracy"], facts.metrics["routing"].get("expected_accuracy")
+    said = f"On {percent(share)} of the test texts the teacher that is heard most is one that knows the right label"
+    if expected is not None:
+        said += f" (without labels the method expected {percent(expected)})"
     if share >= _WELL_ROUTED:
         return Remark("plain", f"{said}.")
     return Remark("warn", f"{said}; texts like the others mostly taught the student a wrong label.")
@@ -163,7 +174,9 @@ def _labelled(facts: Facts) -> list[Remark]:
 def _without_labels(facts: Facts) -> list[Remark]:
     held_out = facts.metrics["pool"]["held_out"]
     remarks = [
-        Remark("warn", "No labelled test texts were given. Nothing on this page says how often the student is right.")
+        Remark("warn", "No labelled test texts were given. Nothing on this page says how often the student is right."),
+        *_expected(facts),
+        *_refinement(facts),
     ]
     agreement = held_out.get("student_target_agreement")
     if agreement is not None:
@@ -178,10 +191,58 @@ def _without_labels(facts: Facts) -> list[Remark]:
     return [*remarks, _contested(facts), _foreign(facts)]
 
 
+def _expected(facts: Facts) -> list[Remark]:
+    """The one estimate of quality without labels, and how far to trust it. Its errors: docs/method.md."""
+    outlook = facts.metrics["pool"].get("routing")
+    if outlook is None:
+        return []
+    share = outlook["expected_accuracy"]
+    said = f"The method expects that a teacher which knows the answer was heard on {percent(share)} of the texts."
+    if not outlook["refined"]:
+        return [
+            Remark("warn", f"{said} Only the teachers' scores say so, and nothing checked them: take it as a hint.")
+        ]
+    return [
+        Remark(
+            "plain" if share >= _WELL_ROUTED else "warn",
+            f"{said} This is an estimate without labels; on collections with known labels its calibration error was 3 "
+            "to 10 points, and 21, too high, on one with weak teachers. A teacher that knows the answer can still be "
+            "wrong.",
+        )
+    ]
+
+
+def _refinement(facts: Facts) -> list[Remark]:
+    """Whether the pool's classes in the student's encoder were trusted to correct the teachers' scores."""
+    outlook = facts.metrics["pool"].get("routing")
+    if outlook is None:
+        return []
+    view, scores = outlook.get("view_accuracy"), outlook.get("score_accuracy")
+    if view is None or scores is None:
+        return [
+            Remark(
+                "warn", "The student's encoder gave no view of the texts, so that the teachers' scores alone decided."
+            )
+        ]
+    judges = f"by estimates without labels it is right on {percent(view, 0)} of the texts, they on {percent(scores, 0)}"
+    if outlook["refined"]:
+        return [
+            Remark("plain", f"The classes that the pool shows in the student's encoder corrected the scores; {judges}.")
+        ]
+    return [
+        Remark(
+            "warn",
+            "The student's encoder does not show the pool's classes well enough to correct the teachers' scores, which "
+            f"decided alone; {judges}. A student that starts from a sentence encoder may help.",
+        )
+    ]
+
+
 def _contested(facts: Facts) -> Remark:
     tone: Tone = "warn" if facts.contested > 0.5 else "plain"
     return Remark(
-        tone, f"On {percent(facts.contested)} of the texts two teachers, about equally sure, contradict each other."
+        tone,
+        f"On {percent(facts.contested)} of the texts two teachers contradict each other and are heard about alike.",
     )
 
 

@@ -91,6 +91,12 @@ def save_records(path: Path, records: list[TeacherRecord]) -> None:
 
 
 def load_records(path: Path) -> list[TeacherRecord] | None:
-    """Read what `save_records` wrote; None where it is absent."""
+    """Read what `save_records` wrote; None where it is absent, or of another version of muki."""
     content = read_json(path)
-    return content and [TeacherRecord(**{**item, "labels": tuple(item["labels"])}) for item in content]
+    if content is None:
+        return None
+    try:
+        return [TeacherRecord(**{**item, "labels": tuple(item["labels"])}) for item in content]
+    except (KeyError, TypeError):
+        logger.warning("teachers: %s is of another version of muki; they have to be looked at again", path)
+        return None

@@ -72,12 +72,16 @@ class TextShards:
 
     @classmethod
     def load(cls, folder: Path) -> TextShards | None:
-        """Read the manifest of a finished folder; None where there is none."""
+        """Read the manifest of a finished folder; None where there is none, or one of another version of muki."""
         content = read_json(folder / "texts.json")
         if content is None:
             return None
-        content["shards"] = [Shard(**shard) for shard in content["shards"]]
-        return cls(folder=folder, **content)
+        try:
+            shards = [Shard(**shard) for shard in content["shards"]]
+            return cls(**{**content, "folder": folder, "shards": shards})
+        except (KeyError, TypeError):
+            logger.warning("texts: %s is of another version of muki; the texts have to be cut again", folder)
+            return None
 
 
 def source_fingerprint(source: str | Sequence[Any], columns: Columns, split: str | None = None) -> str:

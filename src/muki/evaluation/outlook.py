@@ -1,0 +1,68 @@
+"""What a method itself expects of its routing: the one estimate of quality that needs no label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from muki.evaluation.method_words import estimates_routing
+from muki.evaluation.metrics import calibration_error, rightly_routed
+from muki.integration.stage import right_probability
+from muki.methods import Method
+
+_JUDGES = ("view_accuracy", "score_accuracy")
+
+
+def routing_outlook(
+    method: Method, weights: ArrayLike, predictions: NDArray[np.int64], findings: Mapping[str, float]
+) -> dict[str, Any]:
+    """How often a right teacher was heard, by the method's own estimate, and what it found out about its two judges.
+
+    Args:
+        method: the method.
+        weights: routing weights of the pool, shape (n, N).
+        predictions: each teacher's top class as an index into the union, shape (n, N).
+        findings: of the fit over the pool (`Router.findings`); none where there was no neutral view.
+
+    Returns:
+        `expected_accuracy`, the mean probability in [0, 1] that a text's label comes from a teacher that knows it;
+        `refined`, whether the view was trusted to correct the scores; and the estimated `view_accuracy` and
+        `score_accuracy` that decided it. Empty for a method whose weights are not meant as probabilities.
+    """
+    if not estimates_routing(method):
+        return {}
+    judged = {name: float(np.clip(findings[name], 0, 1)) for name in _JUDGES if name in findings}
+    return {"expected_accuracy": _expected(weights, predictions), "refined": bool(findings.get("refined")), **judged}
+
+
+def checked_outlook(
+    method: Method,
+    weights: ArrayLike,
+    predictions: NDArray[np.int64],
+    gold: NDArray[np.int64],
+    columns: Sequence[Sequence[int]],
+) -> dict[str, float]:
+    """The same estimate for test texts, beside the truth.
+
+    Args:
+        method: the method.
+        weights: routing weights, shape (n, N).
+        predictions: as above.
+        gold: index of the gold label in the union, shape (n,).
+        columns: each teacher's columns in the union.
+
+    Returns:
+        `expected_accuracy` and its `expected_calibration_error`; empty for a method that estimates nothing.
+    """
+    if not estimates_routing(method):
+        return {}
+    said = right_probability(np.asarray(weights), predictions)
+    error = calibration_error(said, rightly_routed(weights, gold, columns))
+    return {"expected_accuracy": _expected(weights, predictions), "expected_calibration_error": error}
+
+
+def _expected(weights: ArrayLike, predictions: NDArray[np.int64]) -> float:
+    return float(right_probability(np.asarray(weights), predictions).mean())
