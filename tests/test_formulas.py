@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from muki.certainty import certainty, certainty_error
+from muki.config import TrainingConfig
+from muki.errors import TextsError
 from muki.formulas import entropy, kl_divergence, log_softmax, logsumexp, softmax
 from muki.integration.supervision import integrate_distributions, mean_one, pad
 from muki.routing.weights import hard_weights, margin, soft_weights
@@ -108,6 +110,8 @@ def test_targets_are_distributions():
 
 def test_mean_one():
     assert mean_one([1.0, 3.0]).tolist() == [0.5, 1.5]
+    with pytest.raises(TextsError, match="no text counts"):
+        mean_one([0.0, 0.0])
 
 
 def test_identity_1_vanilla_distillation_is_soft_integration_with_logsumexp_routing():
@@ -127,3 +131,8 @@ def test_identity_2_kl_is_a_routing_term_plus_within_group_terms():
     within = [kl_divergence(p[i], q[:, group] / mass[:, i, None]) for i, group in enumerate(groups)]
     parts = kl_divergence(w, mass) + sum(w[:, i] * within[i] for i in range(2))
     assert np.abs(whole - parts).max() < 1e-14
+
+
+@pytest.mark.parametrize(("asked", "steps_per_epoch", "epochs"), [(None, 200, 3.0), (None, 6, 84.0), (2.5, 6, 2.5)])
+def test_a_small_pool_is_read_more_often(asked: float | None, steps_per_epoch: int, epochs: float):
+    assert TrainingConfig(epochs=asked).epochs_of(steps_per_epoch) == epochs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -105,17 +106,28 @@ class ScoringConfig(_Section):
     )
 
 
+FEWEST_STEPS = 500  # a student of a few hundred texts would otherwise stop before its new head has learned anything
+
+
 class TrainingConfig(BaseModel):
     """How the student is trained. Every other field of transformers' `TrainingArguments` passes through by name."""
 
     model_config = ConfigDict(extra="allow", validate_default=True)
 
-    epochs: float = Field(3, gt=0)
+    epochs: float | None = Field(
+        None, gt=0, description=f"by default 3, or as many as make {FEWEST_STEPS} steps of a small pool"
+    )
     learning_rate: float = Field(5e-5, gt=0)
     batch_size: int = Field(32, ge=1)
     seed: int = Field(1, ge=0)
     holdout: float = Field(0.1, ge=0, lt=1, description="share of the pool kept unlabelled to choose the checkpoint by")
     patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better loss")
+
+    def epochs_of(self, steps_per_epoch: int) -> float:
+        """How often the texts are read: what was asked for, or enough for a new head to learn."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(3.0, float(math.ceil(FEWEST_STEPS / max(1, steps_per_epoch))))
 
     @property
     def passed_through(self) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def _train(model: Any, tokenizer: Any, items: list[dict[str, Any]], training: Tr
     from muki.student.training import quiet, training_arguments
 
     with tempfile.TemporaryDirectory() as scratch:
-        args = training_arguments(training, Path(scratch), len(items), evaluate=False)
+        steps = -(-len(items) // training.batch_size)
+        args = training_arguments(training, Path(scratch), steps, evaluate=False)
         args.label_names, args.save_strategy = ["labels"], "no"
         trainer = Trainer(
             model=model,

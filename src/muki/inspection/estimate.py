@@ -170,8 +170,10 @@ def estimate(
         student: its speed.
     """
     held_out = min(MAX_HOLDOUT, round(config.training.holdout * pool))
-    steps = math.ceil((pool - held_out) / config.training.batch_size) * config.training.epochs
-    looks = max(1.0, config.training.epochs) * held_out
+    steps_per_epoch = math.ceil((pool - held_out) / config.training.batch_size)
+    epochs = config.training.epochs_of(steps_per_epoch)
+    steps = steps_per_epoch * epochs
+    looks = max(1.0, epochs) * held_out
     scoring = sum(speed.deterministic + speed.dropout for speed in speeds) * (pool + test)
     view = config.method.refinement == "view"
     fit = fit_seconds(pool, student.width) if view else 0.0

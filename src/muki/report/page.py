@@ -162,7 +162,7 @@ def made_of(facts: Facts) -> list[tuple[str, str]]:
     """What the run was made of, in short."""
     m, training = facts.metrics, facts.training
     trained = (
-        f"{facts.config.training.epochs:g} epochs, {training.get('steps', '?')} steps, batch "
+        f"{training.get('steps', '?')} steps, batch "
         f"{facts.config.training.batch_size}, learning rate {facts.config.training.learning_rate:g}, seed "
         f"{facts.config.training.seed}"
     )

@@ -185,7 +185,7 @@ def training_arguments(
     between = max(1, min(steps_per_epoch, MAX_STEPS_BETWEEN_CHECKPOINTS))
     settings: dict[str, Any] = {
         "output_dir": str(folder),
-        "num_train_epochs": training.epochs,
+        "num_train_epochs": training.epochs_of(steps_per_epoch),
         "learning_rate": training.learning_rate,
         "per_device_train_batch_size": training.batch_size,
         "per_device_eval_batch_size": 2 * training.batch_size,
