@@ -25,8 +25,13 @@ from tiny import byte_bpe, model_and_tokenizer, save_encoder, save_teacher
 from typer.testing import CliRunner
 
 from muki.cli import _Run, app
+from muki.errors import LabelError, StudentError, TeacherError
+from muki.labels import union
 from muki.methods import PRESETS
+from muki.teachers.loading import load_teacher
+from muki.teachers.survey import survey
 from muki.texts import TextShards
+from muki.view import unit_length
 
 QUICK = ["method.passes=2", "training.epochs=1", "training.batch_size=8"]
 SUFFIXES = "jsonl, csv, tsv, txt (also .gz of these) or parquet"
@@ -967,3 +972,31 @@ def test_finetune_does_not_replace_what_is_no_model(kind, tmp_path, encoder, lab
     args = ["--base", encoder, "--texts", labelled, "-o", output, "--max-length", 32, "--set", "epochs=1"]
     refused(f"output '{output}': {message}", "finetune", *args)
     assert kept.read_text() == "precious"
+
+
+def test_numbered_labels_of_two_teachers_are_not_taken_for_one_class():
+    with pytest.raises(LabelError) as error:
+        union({"a": ["0", "1"], "b": ["spam", "1"]})
+    assert str(error.value) == (
+        "teachers 'a' and 'b': both have a label '1', and a number alone does not say whether it is the same class; "
+        "name them in the run file, alike if they are:\n    - model: ...\n      labels:\n        '1': <name>"
+    )
+    assert union({"stars": ["1", "2"], "topics": ["sports", "film"]}).labels == ("1", "2", "sports", "film")
+
+
+def test_a_head_without_features_is_found_before_the_texts_are_read(teachers):
+    class Bilinear(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] * x[:, 3:6]
+
+    teacher = load_teacher(str(teachers[0]))
+    teacher.model.classifier = Bilinear()
+    survey({"a": lambda: teacher}, {"a": "a"}, passes=0)
+    with pytest.raises(TeacherError, match=r"no linear layer with 3 outputs was used.*--method muki"):
+        survey({"a": lambda: teacher}, {"a": "a"}, passes=0, keep="features")
+
+
+def test_an_encoder_that_gives_no_numbers_is_refused():
+    with pytest.raises(StudentError, match="not finite"):
+        unit_length(torch.tensor([[1.0, float("inf")]]))
+    torch.testing.assert_close(unit_length(torch.tensor([[3e5, 4e5]])), torch.tensor([[0.6, 0.8]]))

@@ -63,7 +63,7 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         "# test: {path: test.jsonl, label: label}   # optional: the only place where labels are read",
         "",
         "method: muki-plus   # needs no dropout; or as published, with dropout passes: muki, muki-fast; or vanilla-kd",
-        "training: {learning_rate: 5.0e-5, batch_size: 32, seed: 1}   # epochs: 3, more for a small pool; all of TrainingArguments",
+        "training: {learning_rate: 5.0e-5, batch_size: 32, seed: 1}   # epochs: 3, more if the pool is small",
         "output: run",
         "",
     ])  # fmt: skip
