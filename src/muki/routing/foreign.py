@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import gaussian_kde
+from scipy.stats import gaussian_kde, norm
 
 from muki.formulas import Array
 from muki.routing.calibration import Scale, standardise
@@ -24,6 +24,7 @@ REFERENCES = 2000  # texts of the pool among which neighbours are looked for
 _NEIGHBOUR = 40  # the distance that counts is to the neighbour that 1/40 of the references are nearer than
 _BANDWIDTH = 0.25  # of the density, in half-widths of the left side
 _MODE_BANDWIDTH = 0.5  # wider: a mode that is off makes an excess out of nothing
+_LEAST = 0.01  # no text is at home for certain: a text far out may be foreign with this at least
 _PLACES = 801
 
 
@@ -88,7 +89,8 @@ def excess_on_the_right(x: Array) -> tuple[Array, Array]:
     mode = places[np.where(places <= np.quantile(x, 0.75), smooth, 0.0).argmax()]
     mirrored = np.interp(2 * mode - places, places, density, left=0.0, right=0.0)
     excess = np.where(places > mode, 1 - mirrored / np.maximum(density, 1e-9), 0.0)
-    return places, np.maximum.accumulate(np.clip(excess, 0.0, 1.0))
+    least = _LEAST * norm.cdf((places - mode) / half_width)  # keeps the order of texts where there is no excess
+    return places, np.maximum.accumulate(np.maximum(np.clip(excess, 0.0, 1.0), least))
 
 
 def _isolation(view: Array, references: Array) -> Array:

@@ -17,6 +17,7 @@ else a teacher of many classes would be heard less than one of few.)
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,9 +139,12 @@ def refine(
 ) -> Refined:
     """EM over the pool from standardised scores.
 
-    A part of the score is believed as far as the view bears it out (`coherence`). The start then gives every teacher
-    the same share of the pool. EM finds better shares; the start is shifted to these and EM begins anew, until they
-    settle. The view must have earned trust, before or after that.
+    EM from each part of the score alone shows two things. If the pool shows the classes, parts that know different
+    things end closer together than they began; else the view is not used at all. And a part is believed as far as the
+    view bears it out (`coherence`).
+
+    The start that joins them gives every teacher the same share of the pool. EM finds better shares; the start is
+    shifted to these and EM begins anew, until they settle. The view must have earned trust, before or after that.
 
     Args:
         texts: of the pool, or a sample of it.
@@ -151,7 +155,10 @@ def refine(
     """
     n_teachers = parts.shape[1]
     em = partial(expectation_maximisation, texts, columns=columns, n_labels=n_labels)
-    borne_out = [coherence(part, em(part)[1]) for part in np.moveaxis(parts, -1, 0)]
+    alone = list(np.moveaxis(parts, -1, 0))
+    ends = [em(part)[1] for part in alone]
+    converging = agreement(ends) >= agreement(alone)
+    borne_out = [coherence(part, end) for part, end in zip(alone, ends, strict=True)]
     importance = priors * np.square(borne_out) if max(borne_out) > 0 else priors
     start = join(parts, importance)
 
@@ -164,7 +171,7 @@ def refine(
         if np.abs(offsets - before).max() < _SETTLED:
             break
     first, last = verdicts[0], verdicts[-1]
-    if not (first.earned or last.earned):
+    if not (converging and (first.earned or last.earned)):
         return Refined(None, priors, np.zeros(n_teachers), first)
     return Refined(model, importance, offsets, last if last.earned else first)
 
@@ -184,6 +191,13 @@ def join(parts: Array, importance: Array) -> Array:
     """The weighted sum of the parts of a score, in standard deviations: (n, N, P) → (n, N)."""
     joined: Array = parts @ importance
     return joined / max(float(joined.std()), 1e-12)
+
+
+def agreement(judges: Sequence[Array]) -> float:
+    """How often two judges, each of shape (n, N), choose the same teacher; mean over all pairs, 1 for one judge."""
+    chosen = [one.argmax(axis=-1) for one in judges]
+    pairs = [float((a == b).mean()) for a, b in itertools.combinations(chosen, 2)]
+    return float(np.mean(pairs)) if pairs else 1.0
 
 
 def coherence(scores: Array, weights: Array) -> float:
