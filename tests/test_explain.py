@@ -13,7 +13,10 @@ from conftest import write_jsonl
 from test_report import make_run
 from test_run import invoke, works
 
-from muki.explain import Explanation, Voice, rendered, sentence
+from muki.explain import Explanation, Voice, assemble, rendered, sentence
+from muki.labels import union
+from muki.teachers.outputs import TeacherOutputs
+from muki.texts import Text
 
 
 def voice(teacher: str, label: str, certainty: float, weight: float) -> Voice:
@@ -82,9 +85,46 @@ def test_a_method_that_asks_for_more_than_certainty_does_not_claim_it(voices: li
     assert sentence(voices, "delivery", 1.0, ("delivery", 0.93), why) == said
 
 
+@pytest.mark.parametrize(
+    ("voices", "weight", "foreign", "said"),
+    [
+        (CLEAR, 0.08, 0.92,
+         "orders is heard most and says “delivery” (83 % certain), but this text may belong to none of the labels "
+         "(92 % likely by the method's own estimate), and it counts little in training (0.08 of an average text); the "
+         "student agrees (93 %)."),
+        (FOREIGN, 0.6, 0.5,
+         "orders is heard most and says “delivery” (22 % certain), but this text may belong to none of the labels "
+         "(50 % likely by the method's own estimate); the student agrees (93 %)."),
+        (FOREIGN, 1.0, 0.49,
+         "Contested: orders says “delivery” (22 % certain), tech “login” (20 % certain), and by their scores they are "
+         "heard 52 % and 48 %; the student agrees (93 %)."),
+        (FOREIGN, 1.0, None,
+         "No teacher is sure of this text, not even orders (22 % certain of “delivery”), so it may belong to none of "
+         "the labels; the student agrees (93 %)."),
+    ],
+)  # fmt: skip
+def test_where_the_method_estimates_it_the_estimate_decides_who_belongs_to_nobody(
+    voices: list[Voice], weight: float, foreign: float | None, said: str
+):
+    assert sentence(voices, "delivery", weight, ("delivery", 0.93), "scores", foreign) == said
+
+
+@pytest.mark.parametrize("estimate", [None, 0.75])
+def test_the_estimate_goes_with_each_text(estimate: float | None):
+    space = union({"a": ["x", "y"], "b": ["z", "w"]})
+    rows, passes, nan = np.array([-1]), np.zeros(1, dtype=np.int32), np.full(1, np.nan, dtype=np.float32)
+    logits = [np.array([[size, 0.0]], dtype=np.float32) for size in (2, 1)]
+    outputs = [TeacherOutputs(rows, z, np.full_like(z, np.nan), passes, nan, nan) for z in logits]
+    foreign = None if estimate is None else np.array([estimate])
+    routing, texts = np.array([[0.7, 0.3]]), [Text(row=-1, text="hm")]
+    (one,) = assemble(texts, outputs, space, routing, np.ones(1), None, foreign=foreign)
+    assert one.as_json()["foreign"] == estimate
+    assert ("(75 % likely by the method's own estimate)" in one.sentence) == (estimate is not None)
+
+
 def test_an_explanation_without_passes_has_no_column_for_them_and_says_how_likely_it_is_right():
     silent = [replace(voice, spread=None) for voice in CLEAR]
-    one = Explanation("late", None, silent, [("delivery", 0.75)], 1.04, None, "So.", right=0.912)
+    one = Explanation("late", None, silent, [("delivery", 0.75)], 1.04, None, "So.", right=0.912, foreign=0.03)
     assert rendered(one) == (
         "“late”\n"
         "\n"
@@ -95,6 +135,7 @@ def test_an_explanation_without_passes_has_no_column_for_them_and_says_how_likel
         "\n"
         "target:  delivery 75 %\n"
         "routing: right with 91 % probability, the method's own estimate\n"
+        "foreign: of none of the labels with 3 % probability, the method's own estimate\n"
         "weight:  1.04 of an average text\n"
         "\n"
         "So."

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,20 +16,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import write_jsonl
 from test_run import invoke, works
 from tiny import save_teacher
 
+from muki.evaluation.card import foreign_limit
 from muki.evaluation.method_words import how_it_was_made, reference, whom_it_hears
 from muki.evaluation.metrics import paired_difference
-from muki.evaluation.outlook import checked_outlook, routing_outlook
-from muki.methods import PRESETS
+from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
+from muki.evaluation.table import summary
+from muki.methods import PRESETS, Method
 from muki.report import words
-from muki.report.choose import conflicting_pairs, contest, worth_labelling
-from muki.report.compare import Paired, paired, verdict as verdict_of_two
-from muki.report.facts import Answered
+from muki.report.choose import conflicting_pairs, contest, seems_foreign, worth_labelling
+from muki.report.compare import Paired, figures, paired, verdict as verdict_of_two
+from muki.report.evidence import _foreign
+from muki.report.facts import Answered, _foreign_share
 from muki.report.page import clean, cut
 from muki.report.tables import _harmless
 from muki.texts import Text
@@ -281,6 +287,8 @@ def test_the_default_method_says_what_it_expects_and_nothing_of_passes(plus: Pat
     assert 0.5 <= outlook["expected_accuracy"] <= 1
     assert outlook["refined"] == bool(found["refined"])
     assert set(outlook) == {"expected_accuracy", "refined", "view_accuracy", "score_accuracy"}
+    assert metrics["pool"].get("foreign_share") == pytest.approx(found.get("foreign_share"))
+    assert "`pool.foreign_share`" in (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert {"expected_accuracy", "expected_calibration_error"} < set(metrics["routing"])
     documented = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert [key for key in outlook if f"`pool.routing.{key}`" not in documented] == []
@@ -297,6 +305,21 @@ def test_the_default_method_says_what_it_expects_and_nothing_of_passes(plus: Pat
     assert f"expected routing accuracy, estimated without labels: {expected}\n" in unknown
     page = Page((plus / "report" / "report.html").read_text(encoding="utf-8"))
     assert f"was heard on {100 * outlook['expected_accuracy']:.1f} % of the texts." in page.words
+
+
+def test_a_page_of_a_run_that_estimated_it_says_how_many_texts_belong_to_nobody(plus: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(plus, copy)
+    (shard,) = (copy / "supervision").glob("shard-*.parquet")
+    content = pq.read_table(shard)
+    without = content.drop_columns([name for name in content.column_names if name == "foreign"])
+    pq.write_table(without.append_column("foreign", pa.array(np.linspace(0, 0.6, 40, dtype=np.float32))), shard)
+    works("report", copy)
+    page = Page((copy / "report" / "report.html").read_text(encoding="utf-8"))
+    assert "About 30 % of the texts seem to belong to none of the labels and counted little in training." in page.words
+    assert "foreign (by the method's own estimate it more likely than not belongs to none of the labels)" in page.words
+    rows = csv.DictReader(io.StringIO((copy / "report" / "to-label.csv").read_text(encoding="utf-8-sig"), newline=""))
+    assert {int(row["row"]) for row in rows if "foreign" in row["why"]} == set(range(33, 40))
 
 
 def test_two_runs_side_by_side(run: Path, unlabelled: Path):
@@ -317,8 +340,6 @@ def test_a_run_beside_itself_is_refused(run: Path):
 
 
 def test_a_run_without_metrics_is_refused(run: Path, tmp_path: Path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "report" / "metrics.json").unlink()
@@ -380,6 +401,28 @@ def test_the_texts_to_label_take_each_kind_in_turn_and_no_text_twice():
     ]  # fmt: skip
     two = worth_labelling(list("abcd"), found, PREDICTIONS, foreign, student, np.arange(4), target, most=2)
     assert [pick.position for pick in two] == [3, 0]
+
+
+def test_a_text_is_foreign_from_one_half_on_where_the_method_estimates_it():
+    foreign = np.array([0.49, 0.5, 0.6, 0.99])
+    assert seems_foreign(foreign, estimated=True).tolist() == [False, True, True, True]
+    assert seems_foreign(foreign, estimated=False).tolist() == [False, False, True, True]
+    agreed, student = np.zeros((4, 3), dtype=np.int64), np.eye(2, dtype=np.float32)[[0, 0, 0, 0]]
+    found = contest(ROUTING, agreed)
+    for estimated, wanted in ((True, [3, 2, 1]), (False, [3, 2])):
+        picks = worth_labelling(
+            list("abcd"), found, agreed, foreign, student, np.arange(4), student, estimated=estimated
+        )  # fmt: skip
+        assert [(pick.position, pick.reasons) for pick in picks] == [(i, ("foreign",)) for i in wanted]
+
+
+def test_the_methods_own_estimate_is_averaged_over_the_pool_and_doubt_is_counted():
+    sure = np.array([[0.3, 0.2], [0.9, 0.1], [0.35, 0.6], [0.1, 0.1]])
+    foreign = np.array([0.9, 0.1, 0.2, 0.4], dtype=np.float32)
+    for column, wanted in ((foreign, 0.4), (None, 0.5)):
+        far = _foreign(SimpleNamespace(foreign=column), sure)  # type: ignore[arg-type]
+        seen: Any = SimpleNamespace(foreign=far, foreign_estimated=column is not None)
+        assert _foreign_share(seen) == pytest.approx(wanted)
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------
@@ -465,13 +508,69 @@ def test_what_the_method_expects_without_labels_in_words(outlook: dict[str, Any]
     pool: dict[str, Any] = {"texts": 40, "held_out": {"n": 4}}
     if outlook:
         pool["routing"] = {"expected_accuracy": 0.913, **outlook}
-    unknown = SimpleNamespace(has_test=False, metrics={"pool": pool}, labelled=None, contested=0.1, foreign=0.0)
+    unknown = SimpleNamespace(has_test=False, metrics={"pool": pool}, labelled=None, contested=0.1, foreign=0.0,
+                              foreign_estimated=False)  # fmt: skip
     remarks = [(one.tone, one.text) for one in words.trust(unknown)]
     assert remarks[1:-2] == said
     assert remarks[-2:] == [
         ("plain", "On 10.0 % of the texts two teachers contradict each other and are heard about alike."),
         ("plain", "On 0.0 % of the texts no teacher is sure; some may belong to no label."),
     ]
+
+
+ELSEWHERE = (
+    "This is a rough estimate without labels: on pools without such texts it was 0 to 5 %, on one 16 %; on pools of "
+    "which a fifth was such texts, 8 to 17 %."
+)
+
+
+@pytest.mark.parametrize(
+    ("share", "method", "tone", "said"),
+    [
+        (0.124, PRESETS["muki-plus"], "warn",
+         f"About 12 % of the texts seem to belong to none of the labels and counted little in training. {ELSEWHERE}"),
+        (0.02, PRESETS["muki-plus"], "plain",
+         f"About 2 % of the texts seem to belong to none of the labels and counted little in training. {ELSEWHERE}"),
+        (0.004, PRESETS["muki-plus"], "plain",
+         "Hardly any text seems to belong to none of the labels; this is a rough estimate without labels."),
+        (0.124, PRESETS["muki-plus"].model_copy(update={"reweight": "none"}), "warn",
+         f"About 12 % of the texts seem to belong to none of the labels. {ELSEWHERE}"),
+    ],
+)  # fmt: skip
+def test_texts_that_belong_to_nobody_in_words(share: float, method: Method, tone: str, said: str):
+    seen: Any = SimpleNamespace(
+        contested=0.1, foreign=share, foreign_estimated=True, pairs=[], config=SimpleNamespace(method=method)
+    )
+    last = words.conflicts(seen)[-1]
+    assert (last.tone, last.text) == (tone, said)
+
+
+@pytest.mark.parametrize(
+    ("share", "line", "limit"),
+    [
+        (0.124, "texts that seem to belong to none of the labels, a rough estimate without labels: 12%",
+         "About 12 % of the unlabelled texts seemed to belong to none of its labels and counted little in training; "
+         "this is a rough estimate, made without labels."),
+        (0.01, None, None),
+        (None, None, None),
+    ],
+)  # fmt: skip
+def test_summary_and_card_mention_texts_that_belong_to_nobody_where_they_are_many(
+    share: float | None, line: str | None, limit: str | None
+):
+    pool = {"texts": 40, "teacher_share": {"a": 1.0}, "margin": {"median": 0.5}, "held_out": {"n": 4}}
+    metrics = {"pool": pool | foreign_outlook(None if share is None else np.array([share]))}
+    assert ("foreign_share" in metrics["pool"]) == (share is not None)
+    assert summary(metrics).splitlines()[2:] == ([line] if line else [])
+    assert foreign_limit(PRESETS["muki-plus"], metrics) == limit
+
+
+def test_an_estimate_and_doubt_are_not_subtracted():
+    def one(foreign: float, estimated: bool) -> Any:
+        return SimpleNamespace(metrics={}, contested=0.1, foreign=foreign, foreign_estimated=estimated)
+
+    changes = [figures(one(0.1, a), one(0.3, b), None)[-1].change for a, b in ((True, True), (True, False))]
+    assert changes == [pytest.approx(20.0), None]
 
 
 def test_with_labels_the_expectation_stands_beside_the_truth():
@@ -501,13 +600,13 @@ def test_the_expectation_counts_all_teachers_that_name_the_targets_class():
     [
         ("muki-plus", True,
          "A teacher is heard with the probability that it is the one to know the text's label. Two judges give it: its "
-         "certainty, energy (the size of its logits) and Mahalanobis distance (how usual the text is for it), each "
-         "standardised over the pool; and the classes that the pool shows in the student's encoder. A text counts as "
-         "much as its label is likely to come from a right teacher."),
+         "certainty and Mahalanobis distance (how usual the text is for it), each standardised over the pool; and the "
+         "classes that the pool shows in the student's encoder. A text counts as much as its label is likely to come "
+         "from a right teacher, and less where it seems to belong to none of the labels."),
         ("muki-plus", False,
-         "How much a teacher is heard follows its certainty, energy (the size of its logits) and Mahalanobis distance "
-         "(how usual the text is for it), each standardised over the pool; the pool's classes were not trusted to "
-         "correct this. A text counts as much as its label is likely to come from a right teacher."),
+         "How much a teacher is heard follows its certainty and Mahalanobis distance (how usual the text is for it), "
+         "each standardised over the pool; the pool's classes were not trusted to correct this. A text counts as much "
+         "as its label is likely to come from a right teacher."),
         ("muki", False, "Each text is taught mostly by the teacher that is surest of it. Texts on which two teachers "
                         "are about equal count less."),
         ("muki-hard", False, "Each text is taught by the teacher that is surest of it, by no other."),

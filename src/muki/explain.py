@@ -20,7 +20,7 @@ from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.pipeline import load_from_config, scoring_settings
 from muki.predict import Classifier
-from muki.report.choose import FOREIGN, contest
+from muki.report.choose import ESTIMATED_FOREIGN, FOREIGN, contest
 from muki.report.evidence import teacher_certainty
 from muki.run_folder import RunFolder
 from muki.teachers.outputs import TeacherOutputs
@@ -57,7 +57,8 @@ class Explanation:
     """One text: `row` in the pool if it is there, voices by weight, target and student by probability, and a sentence.
 
     `weight` is how much the text counts, or would count, in training: 1 is the pool's average. `right` is how likely
-    the target's label comes from a teacher that knows it, by the method's own estimate; None where it makes none.
+    the target's label comes from a teacher that knows it, by the method's own estimate; `foreign` is how likely
+    the text belongs to none of the labels, likewise. Each is None where the method makes no such estimate.
     """
 
     text: str
@@ -68,6 +69,7 @@ class Explanation:
     student: list[tuple[str, float]] | None
     sentence: str
     right: float | None = None
+    foreign: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able content."""
@@ -119,6 +121,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
         asked, outputs, space, routing.weights, weights, student,
         right=right_probability(routing.probabilities, predictions) if estimated else None,
         why=cause(config.method, refined),
+        foreign=routing.foreign if router.foreign is not None else None,
     )  # fmt: skip
 
 
@@ -131,6 +134,7 @@ def assemble(
     student: Array | None,
     right: Array | None = None,
     why: str = "certainty",
+    foreign: Array | None = None,
 ) -> list[Explanation]:
     """Explanations of what the teachers and the student have said; pure.
 
@@ -143,6 +147,7 @@ def assemble(
         student: its probabilities, shape (n, C); None where there is no student yet.
         right: how likely the routing is right, shape (n,); None where the method estimates nothing.
         why: what the routing follows, see `muki.evaluation.method_words.cause`.
+        foreign: how likely each text belongs to none of the labels, shape (n,); None without an estimate.
     """
     sure = teacher_certainty(outputs)
     distributions = [softmax(one.logits) for one in outputs]
@@ -162,14 +167,20 @@ def assemble(
         voices.sort(key=lambda voice: (-voice.weight, -voice.certainty))
         answer = None if student is None else _top(student[i], space.labels)
         weight, wanted = float(weights[i]), _top(target[i], space.labels)
-        said = sentence(voices, wanted[0][0], weight, answer[0] if answer else None, why)
-        row, likely = text.row if text.row >= 0 else None, None if right is None else float(right[i])
-        result.append(Explanation(text.text, row, voices, wanted, weight, answer, said, likely))
+        likely, strange = (None if one is None else float(one[i]) for one in (right, foreign))
+        said = sentence(voices, wanted[0][0], weight, answer[0] if answer else None, why, strange)
+        row = text.row if text.row >= 0 else None
+        result.append(Explanation(text.text, row, voices, wanted, weight, answer, said, likely, strange))
     return result
 
 
 def sentence(
-    voices: Sequence[Voice], target: str, weight: float, student: tuple[str, float] | None, why: str = "certainty"
+    voices: Sequence[Voice],
+    target: str,
+    weight: float,
+    student: tuple[str, float] | None,
+    why: str = "certainty",
+    foreign: float | None = None,
 ) -> str:
     """One sentence in plain words: which teacher won, by how much, whether it is contested; and the student.
 
@@ -179,13 +190,20 @@ def sentence(
         weight: how much the text counts; 1 is the average.
         student: its label and probability; None where there is no student.
         why: what the weights follow: `certainty`, or other words such as `scores`.
+        foreign: how likely the text belongs to none of the labels; None where the method estimates nothing, and the
+            teachers' certainty has to tell.
     """
     names = {voice.top[0][0]: i for i, voice in enumerate(reversed(voices))}
     routing = np.array([[voice.weight for voice in voices]])
     found = contest(routing, np.array([[names[voice.top[0][0]] for voice in voices]]))
     winner, rival = voices[int(found.winner[0])], voices[int(found.rival[0])]
     surest = max(voices, key=lambda voice: voice.certainty)
-    if 1.0 - surest.certainty >= FOREIGN:
+    if foreign is not None and foreign >= ESTIMATED_FOREIGN:
+        said = (
+            f"{winner.teacher} is heard most and says “{winner.top[0][0]}” ({_percent(winner.certainty)} certain), but "
+            f"this text may belong to none of the labels ({_percent(foreign)} likely by the method's own estimate)"
+        )
+    elif foreign is None and 1.0 - surest.certainty >= FOREIGN:
         said = (
             f"No teacher is sure of this text, not even {surest.teacher} ({_percent(surest.certainty)} certain of "
             f"“{surest.top[0][0]}”), so it may belong to none of the labels"
@@ -249,6 +267,9 @@ def rendered(one: Explanation) -> str:
     lines = [f"“{one.text}”{where}", "", table(rows), "", f"target:  {_listed(one.target)}"]
     if one.right is not None:
         lines.append(f"routing: right with {_percent(one.right)} probability, the method's own estimate")
+    if one.foreign is not None:
+        strange = f"of none of the labels with {_percent(one.foreign)} probability"
+        lines.append(f"foreign: {strange}, the method's own estimate")
     lines.append(f"weight:  {one.weight:.2f} of an average text")
     if one.student:
         lines.append(f"student: {_listed(one.student)}")

@@ -12,10 +12,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import muki
 from muki.config import IN_MEMORY, RunConfig
-from muki.evaluation.method_words import how_it_was_made, reference, whom_it_hears
+from muki.evaluation.method_words import how_it_was_made, reference, weighs_foreign, whom_it_hears
+from muki.evaluation.outlook import notable_foreign_share
 from muki.files import replacing
 from muki.labels import LabelSpace
-from muki.methods import preset_name
+from muki.methods import Method, preset_name
 from muki.run_folder import RunFolder
 from muki.teachers.provenance import licence_warnings, provenance
 from muki.teachers.survey import TeacherRecord
@@ -56,10 +57,22 @@ def write_card(
         version=muki.__version__,
         test={"n": metrics["test"]["texts"], **metrics} if "test" in metrics else None,
         agreement="an unknown share" if math.isnan(agreement) else f"{100 * agreement:.1f} %",
+        foreign=foreign_limit(config.method, metrics),
         expected=f"{100 * outlook['expected_accuracy']:.1f} %" if refined else None,
     )
     with replacing(run.student / "README.md") as temporary:
         temporary.write_text(str(card), encoding="utf-8")
+
+
+def foreign_limit(method: Method, metrics: dict[str, Any]) -> str | None:
+    """What a reader should know of texts in the pool that belong to none of the labels; None where there is nothing."""
+    if (share := notable_foreign_share(metrics)) is None:
+        return None
+    counted = " and counted little in training" if weighs_foreign(method) else ""
+    return (
+        f"About {100 * share:.0f} % of the unlabelled texts seemed to belong to none of its labels{counted}; this is a "
+        "rough estimate, made without labels."
+    )
 
 
 def _settings(config: RunConfig) -> str:

@@ -23,7 +23,7 @@ from muki.evaluation.metrics import (
     quantiles,
     routing_accuracy,
 )
-from muki.evaluation.outlook import checked_outlook, routing_outlook
+from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.files import read_json
 from muki.formulas import Array, softmax
 from muki.integration.router import Router, Routing, gold_routing
@@ -107,6 +107,7 @@ def pool_metrics(
         "passes": {name: float(one.passes.mean()) for name, one in zip(names, outputs, strict=True)},
         "held_out": held_out,
         **({"routing": outlook} if outlook else {}),
+        **foreign_outlook(supervision.foreign),
     }
 
 

@@ -39,6 +39,11 @@ def estimates_routing(method: Method) -> bool:
     return method.refinement == "view" and method.integration == "soft" and not method.needs_gold
 
 
+def weighs_foreign(method: Method) -> bool:
+    """Whether a text counts the less in training, the likelier it belongs to none of the labels."""
+    return method.refinement == "view" and method.reweight == "probability" and not method.needs_gold
+
+
 def cause(method: Method, refined: bool) -> str:
     """What the routing weights follow, in a few words that go after "its" and "their": `certainty`, `scores`, `energy`.
 
@@ -71,7 +76,7 @@ def whom_it_hears(method: Method, refined: bool) -> str:
         return "The student is the average of the teachers' weights; no text taught it."
     if method.objective == "uhc":
         return "The student matched each teacher among that teacher's own labels; nobody chose between teachers."
-    said = [_routing(method, refined), _weight(method)]
+    said = [_routing(method, refined), _weight(method, refined)]
     if method.objective != "kl":
         said.append("The student also imitated the teachers' hidden states.")
     return " ".join(filter(None, said))
@@ -134,9 +139,10 @@ def _routing(method: Method, refined: bool) -> str:
     return f"How much a teacher is heard follows its {scores}{kept}."
 
 
-def _weight(method: Method) -> str:
+def _weight(method: Method, refined: bool) -> str:
+    strange = ", and less where it seems to belong to none of the labels" if weighs_foreign(method) and refined else ""
     return {
         "margin": "Texts on which two teachers are about equal count less.",
-        "probability": "A text counts as much as its label is likely to come from a right teacher.",
+        "probability": f"A text counts as much as its label is likely to come from a right teacher{strange}.",
         "none": "",
     }[method.reweight]

@@ -1,4 +1,4 @@
-"""What a method itself expects of its routing: the one estimate of quality that needs no label."""
+"""What a method itself expects, without labels: of its routing, and of texts that belong to none of the labels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from muki.evaluation.metrics import calibration_error, rightly_routed
 from muki.integration.stage import right_probability
 from muki.methods import Method
 
+_WORTH_A_WORD = 0.01  # of the pool
 _JUDGES = ("view_accuracy", "score_accuracy")
 
 
@@ -36,6 +37,24 @@ def routing_outlook(
         return {}
     judged = {name: float(np.clip(findings[name], 0, 1)) for name in _JUDGES if name in findings}
     return {"expected_accuracy": _expected(weights, predictions), "refined": bool(findings.get("refined")), **judged}
+
+
+def foreign_outlook(foreign: ArrayLike | None) -> dict[str, float]:
+    """How much of the pool seems to belong to none of the labels, by the method's own estimate.
+
+    Args:
+        foreign: probability for each text, shape (n,), in [0, 1]; None where the method made no estimate.
+
+    Returns:
+        `foreign_share`, the mean, in [0, 1]; empty without an estimate.
+    """
+    return {} if foreign is None else {"foreign_share": float(np.asarray(foreign, dtype=np.float64).mean())}
+
+
+def notable_foreign_share(metrics: Mapping[str, Any]) -> float | None:
+    """`pool.foreign_share` of `metrics.json` where it is more than 1 %, so that a reader should know; else None."""
+    share = float(metrics["pool"].get("foreign_share", 0.0))
+    return share if share > _WORTH_A_WORD else None
 
 
 def checked_outlook(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from muki.evaluation.outlook import notable_foreign_share
+
 
 def summary(metrics: dict[str, Any]) -> str:
     """Who reaches what (with a test file), and how the pool was routed."""
@@ -43,6 +45,8 @@ def summary(metrics: dict[str, Any]) -> str:
     if (outlook := pool.get("routing")) is not None:
         judged = "" if outlook["refined"] else " (by the scores alone, not calibrated)"
         lines.append(f"expected routing accuracy, estimated without labels: {outlook['expected_accuracy']:.3f}{judged}")
+    if (share := notable_foreign_share(metrics)) is not None:
+        lines.append(f"texts that seem to belong to none of the labels, a rough estimate without labels: {share:.0%}")
     agreement = pool["held_out"].get("student_target_agreement")
     if agreement is not None:
         lines.append(f"student and target agree on {agreement:.1%} of {pool['held_out']['n']} held-out texts")

@@ -13,6 +13,7 @@ from muki.formulas import Array
 
 CONTESTED = 0.5  # the runner-up is heard at least half as much as the winner
 FOREIGN = 0.6  # no teacher is surer than 0.4
+ESTIMATED_FOREIGN = 0.5  # likelier than not, where the method estimates it
 TO_LABEL = 50
 
 
@@ -84,6 +85,16 @@ def conflicting_pairs(found: Contest, predictions: NDArray[np.int64], most: int 
     ]
 
 
+def seems_foreign(foreign: Array, estimated: bool) -> NDArray[np.bool_]:
+    """Which texts seem to belong to none of the labels, shape (n,).
+
+    Args:
+        foreign: shape (n,), in [0, 1].
+        estimated: whether it is the method's own probability; else one minus the certainty of the surest teacher.
+    """
+    return foreign >= (ESTIMATED_FOREIGN if estimated else FOREIGN)
+
+
 @dataclass(frozen=True)
 class Pick:
     """A text worth a person's label, and why."""
@@ -101,6 +112,7 @@ def worth_labelling(
     asked: NDArray[np.int64],
     target: NDArray[np.float32],
     most: int = TO_LABEL,
+    estimated: bool = False,
 ) -> list[Pick]:
     """The texts whose labels would teach most: contested ones, foreign ones, and those where the student dissents.
 
@@ -110,18 +122,19 @@ def worth_labelling(
         texts_key: something that equal texts share, for each of n positions; only one of equals is taken.
         found: contests, n texts.
         predictions: each teacher's class, shape (n, N).
-        foreign: shape (n,).
+        foreign: how far each text seems to belong to no label, in [0, 1], shape (n,).
         student: probabilities, shape (m, C).
         asked: positions of those m.
         target: shape (n, C).
         most: how many.
+        estimated: what `foreign` is, see `seems_foreign`.
     """
     own = np.arange(len(target))
     sides = [
         tuple(sorted((int(predictions[i, found.winner[i]]), int(predictions[i, found.rival[i]])))) for i in own.tolist()
     ]
     contested = own[found.contested]
-    strange = own[foreign >= FOREIGN]
+    strange = own[seems_foreign(foreign, estimated)]
     says, wanted = student.argmax(axis=-1), target[asked].argmax(axis=-1)
     dissent = np.zeros(len(target))
     dissent[asked] = np.where(

@@ -26,7 +26,8 @@ class Difference:
         name: of the figure.
         first: its value in the first run, as shown.
         second: in the second.
-        change: second minus first in points; None where the two were measured on different texts.
+        change: second minus first in points; None where the two were measured on different texts, or in
+            different ways.
         interval: 95 % interval of the change in points, where it is known.
     """
 
@@ -117,11 +118,16 @@ def figures(first: Facts, second: Facts, both: Paired | None) -> list[Difference
             change = 100 * (b - a) if comparable or path[0] == "pool" else None
             interval = both.interval if both and comparable and path == ("student", "accuracy") else None
             rows.append(Difference(name, percent(a), percent(b), change, interval))
-    for name, one, other in (
-        ("contested texts", first.contested, second.contested), ("foreign texts", first.foreign, second.foreign),
-    ):  # fmt: skip
-        rows.append(Difference(name, percent(one), percent(other), 100 * (other - one)))
-    return rows
+    a, b = first.contested, second.contested
+    rows.append(Difference("contested texts", percent(a), percent(b), 100 * (b - a)))
+    return [*rows, _foreign_texts(first, second)]
+
+
+def _foreign_texts(first: Facts, second: Facts) -> Difference:
+    """An estimate of one run and the doubt of the other's teachers are set side by side, not subtracted."""
+    alike = first.foreign_estimated == second.foreign_estimated
+    change = 100 * (second.foreign - first.foreign) if alike else None
+    return Difference("foreign texts", percent(first.foreign), percent(second.foreign), change)
 
 
 def settings(first: Facts, second: Facts) -> list[tuple[str, str, str]]:

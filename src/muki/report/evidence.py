@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from muki.certainty import certainty
@@ -17,7 +14,7 @@ from muki.evaluation.answers import StudentAnswers, asked_rows
 from muki.evaluation.evaluate import load_outputs
 from muki.evaluation.method_words import estimates_routing
 from muki.formulas import Array, softmax
-from muki.integration.stage import load_supervision, right_probability, union_predictions
+from muki.integration.stage import Supervision, load_supervision, right_probability, union_predictions
 from muki.labels import LabelSpace
 from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder
@@ -41,7 +38,9 @@ class Evidence:
             weights are not meant as probabilities.
         certainty: of each teacher, in [0, 1], shape (n, N): of the mean over dropout passes where there were some.
         predictions: each teacher's top class as an index into the union, shape (n, N).
-        foreign: how far a text seems to belong to no label, in [0, 1], shape (n,).
+        foreign: how far a text seems to belong to no label, in [0, 1], shape (n,): the method's own probability, or one
+            minus the certainty of the surest teacher.
+        foreign_estimated: whether it is the former.
         asked: positions of the texts that the student was asked about, shape (m,), ascending.
         student: its probabilities for them, shape (m, C).
     """
@@ -56,6 +55,7 @@ class Evidence:
     certainty: Array
     predictions: NDArray[np.int64]
     foreign: Array
+    foreign_estimated: bool
     asked: NDArray[np.int64]
     student: NDArray[np.float32]
 
@@ -92,7 +92,8 @@ def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> Evidence:
         right=right_probability(routing, predictions) if estimates_routing(config.method) else None,
         certainty=sure,
         predictions=predictions,
-        foreign=_foreign(run, sure),
+        foreign=_foreign(supervision, sure),
+        foreign_estimated=supervision.foreign is not None,
         asked=np.searchsorted(supervision.rows, rows),
         student=StudentAnswers(run, config).of("pool", pool, rows),
     )
@@ -103,10 +104,6 @@ def teacher_certainty(outputs: list[TeacherOutputs]) -> Array:
     return np.stack([certainty(one.mc_mean if (one.passes > 0).all() else softmax(one.logits)) for one in outputs], -1)
 
 
-def _foreign(run: RunFolder, sure: Array) -> Array:
+def _foreign(supervision: Supervision, sure: Array) -> Array:
     """The method's own estimate where it makes one, else one minus the certainty of the surest teacher."""
-    files = sorted(run.supervision.glob("shard-*.parquet"))
-    if files and "foreign" in pq.read_schema(files[0]).names:
-        column: Any = pa.concat_tables([pq.read_table(path, columns=["foreign"]) for path in files])["foreign"]
-        return np.asarray(column.to_numpy(), dtype=np.float64)
-    return np.asarray(1.0 - sure.max(axis=-1), dtype=np.float64)
+    return np.asarray(1.0 - sure.max(axis=-1) if supervision.foreign is None else supervision.foreign, dtype=np.float64)

@@ -18,7 +18,7 @@ from muki.evaluation.answers import StudentAnswers, pick
 from muki.evaluation.evaluate import FORMAT
 from muki.files import read_json
 from muki.labels import LabelSpace
-from muki.report.choose import CONTESTED, FOREIGN, Contest, conflicting_pairs, contest, worth_labelling
+from muki.report.choose import CONTESTED, FOREIGN, Contest, conflicting_pairs, contest, seems_foreign, worth_labelling
 from muki.report.evidence import Evidence, gather
 from muki.run_folder import RunFolder
 from muki.teachers.survey import TeacherRecord, load_records
@@ -105,7 +105,9 @@ class Facts:
         metrics: the content of `metrics.json`.
         training: of `training.json`; `times`: seconds by stage, as far as they were recorded.
         labelled: of `labelled.json`, if labels were filled in for this very supervision.
-        contested, foreign: shares of the pool.
+        contested: share of the pool.
+        foreign: share of the pool that seems to belong to no label: mean of the method's own estimate where it makes
+            one (`foreign_estimated`), else the share on which no teacher is sure.
         by_label: for each label (gold with a test file, else the target's), each teacher's share.
         tested: the student on the test texts; None without a test file.
         evidence: the arrays, for plots.
@@ -122,6 +124,7 @@ class Facts:
     student: StudentFacts
     contested: float
     foreign: float
+    foreign_estimated: bool
     by_label: dict[str, dict[str, float]]
     pairs: list[PairFacts]
     to_label: list[TextFacts]
@@ -175,7 +178,8 @@ def collect(run: RunFolder, config: RunConfig) -> Facts:
         labelled=_labelled(run),
         student=_student(run, config),
         contested=float(found.contested.mean()),
-        foreign=float((seen.foreign >= FOREIGN).mean()),
+        foreign=_foreign_share(seen),
+        foreign_estimated=seen.foreign_estimated,
         by_label=metrics.get("routing", {}).get("by_label") or _heard_by_target(seen),
         **_chosen_texts(seen, found),
         tested=tested,
@@ -197,6 +201,7 @@ def _chosen_texts(seen: Evidence, found: Contest) -> dict[str, Any]:
     picks = worth_labelling(
         [" ".join(f"{text.text} {text.text_pair or ''}".casefold().split()) for text in everything],
         found, seen.predictions, seen.foreign, seen.student, seen.asked, seen.target,
+        estimated=seen.foreign_estimated,
     )  # fmt: skip
 
     def facts(position: int, reasons: tuple[str, ...] = ()) -> TextFacts:
@@ -234,6 +239,11 @@ def _text_facts(seen: Evidence, text: Text, i: int, reasons: tuple[str, ...]) ->
         student_share=0.0 if answer is None else float(answer.max()),
         reasons=reasons,
     )
+
+
+def _foreign_share(seen: Evidence) -> float:
+    """A probability is averaged, which counts a doubtful text in part; a certainty is held against a threshold."""
+    return float((seen.foreign if seen.foreign_estimated else seems_foreign(seen.foreign, estimated=False)).mean())
 
 
 def _heard_by_target(seen: Evidence) -> dict[str, dict[str, float]]:
