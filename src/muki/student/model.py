@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from muki.checkpoints import is_missing_folder, lacks_tokenizer, loading_errors
-from muki.errors import StudentError
+from muki.errors import StudentError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,8 +80,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
 
 
 def _cannot_load(model: str, error: Exception) -> StudentError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return StudentError(f"student '{model}': cannot be loaded ({reason})")
+    return StudentError(f"student '{model}': cannot be loaded ({first_line(error)})")
 
 
 def _fresh_head(model: Any, seed: int) -> None:
