@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from muki import compute
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
 from muki.checkpoints import brings_code, is_missing_folder, loading_errors, quiet_transformers
 from muki.errors import MukiError, StudentError, first_line
@@ -77,7 +78,7 @@ class Classifier:
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"])[:3])
             raise StudentError(f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {missing}")
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        model = model.to(compute.device()).eval()
         return cls(model, tokenizer, max_length or min(512, int(tokenizer.model_max_length)), prefix)
 
     def probabilities(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> Array:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from muki import compute
 from muki.arrow import matrix, vectors
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
 from muki.checkpoints import folder_fingerprint, loading_errors, quiet_transformers
@@ -52,8 +53,7 @@ class Encoder:
             ) from error
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        if torch.accelerator.is_available():
-            self.model.to(torch.accelerator.current_accelerator())
+        self.model.to(compute.device())
         self._require_states(student.model)
         self.prefix = student.prefix
         self.max_length = usable_length(self.model.config, self.tokenizer, student.max_length, "student")

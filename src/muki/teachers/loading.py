@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from muki import compute
 from muki.checkpoints import lacks_tokenizer, loading_errors, quiet_transformers
-from muki.compute import fast_dtype
 from muki.errors import TeacherError, first_line
 from muki.files import fingerprint
 from muki.labels import label_names, rename
@@ -174,10 +174,9 @@ def wrap_teacher(
     content = content_fingerprint(model, tokenizer)
     if dropout_override is not None:
         model = with_dropout(model, dropout_override)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or compute.device()
     if passes_dtype is None:
-        passes_dtype = fast_dtype(str(device)) if model.dtype == torch.float32 else model.dtype
+        passes_dtype = compute.fast_dtype(str(device)) if model.dtype == torch.float32 else model.dtype
     return Teacher(
         name=name,
         model=model.to(device).eval(),  # type: ignore[arg-type]
