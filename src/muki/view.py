@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from muki import compute
 from muki.arrow import matrix, vectors
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import folder_fingerprint, loading_errors, quiet_transformers
+from muki.checkpoints import ensure_padding, folder_fingerprint, loading_errors, quiet_transformers
 from muki.config import RunConfig, StudentConfig
 from muki.errors import RunFolderError, StudentError, first_line
 from muki.files import fingerprint, replacing
@@ -51,8 +51,7 @@ class Encoder:
             raise StudentError(
                 f"student '{student.model}': its encoder cannot be loaded ({first_line(error)})"
             ) from error
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        ensure_padding(self.tokenizer)
         self.model.to(compute.device())
         self._require_states(student.model)
         self.prefix = student.prefix
