@@ -24,7 +24,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.formulas import Array, log_softmax, logsumexp
+from muki.formulas import Array, integrate_distributions, log_softmax, logsumexp
 from muki.routing.calibration import match_shares
 from muki.routing.density import ClassGaussians
 from muki.routing.weights import hard_weights
@@ -73,9 +73,7 @@ class PoolModel:
     @classmethod
     def fit(cls, texts: Neighbourhood, weights: Array, columns: Sequence[Sequence[int]], n_labels: int) -> PoolModel:
         """Class Gaussians from the targets that routing weights (n, N) make."""
-        targets = np.zeros((len(weights), n_labels))
-        for teacher, (own, p) in enumerate(zip(columns, texts.distributions, strict=True)):
-            targets[:, list(own)] += weights[:, teacher, None] * p
+        targets = integrate_distributions(weights, texts.distributions, columns, n_labels)
         models = []
         for fold in range(FOLDS):
             rest = texts.folds != fold
