@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from muki.arrow import matrix, vectors
 from muki.errors import RunFolderError
 from muki.files import digests, fingerprint, read_json, replacing, unchanged, write_json
-from muki.formulas import Array, softmax
+from muki.formulas import Array, softmax, union_answers
 from muki.integration.router import FIT_ROWS, Router, Routing, fit_router, gold_routing, needs_pool
 from muki.integration.supervision import integrate_distributions, mean_one, one_hot
 from muki.labels import LabelSpace
@@ -95,9 +95,7 @@ def right_probability(weights: Array, predictions: NDArray[np.int64]) -> Array:
 
 def union_predictions(outputs: list[TeacherOutputs], space: LabelSpace) -> NDArray[np.int64]:
     """Each teacher's top class as an index into the union, shape (n, N)."""
-    columns = space.columns.values()
-    tops = [np.asarray(own)[one.logits.argmax(axis=-1)] for one, own in zip(outputs, columns, strict=True)]
-    return np.stack(tops, axis=-1)
+    return union_answers([one.logits for one in outputs], list(space.columns.values()))
 
 
 def supervise(

@@ -24,7 +24,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.formulas import Array, integrate_distributions, log_softmax, logsumexp
+from muki.formulas import Array, integrate_distributions, log_softmax, logsumexp, union_answers
 from muki.routing.calibration import match_shares
 from muki.routing.density import ClassGaussians
 from muki.routing.weights import hard_weights
@@ -54,8 +54,7 @@ class Neighbourhood:
 
     def answers(self, columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         """Each teacher's top class as an index into the union, shape (n, N)."""
-        tops = [np.asarray(own)[p.argmax(axis=-1)] for own, p in zip(columns, self.distributions, strict=True)]
-        return np.stack(tops, axis=-1)
+        return union_answers(self.distributions, columns)
 
 
 @dataclass(frozen=True)
