@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from muki.formulas import softmax
+from muki.integration.pool import fit_on_pool
 from muki.integration.router import FIT_ROWS, fit_router, fold_of, needs_pool
-from muki.integration.stage import fit_on_pool, raw_weights, right_probability
+from muki.integration.stage import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method
 from muki.routing.calibration import match_shares, normal_ranks, standardise

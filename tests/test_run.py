@@ -721,7 +721,7 @@ def test_another_process_keeps_the_number_format_of_a_first_for_loaded_models(
     settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}}
     found = []
     for fastest in (torch.bfloat16, torch.float32):
-        monkeypatch.setattr("muki.teachers.loading.fast_dtype", lambda _, fastest=fastest: fastest)
+        monkeypatch.setattr("muki.compute.fast_dtype", lambda _, fastest=fastest: fastest)
         run = muki.integrate([loaded, str(teachers[1])], str(encoder), pool_texts, output=tmp_path / "r", **settings)
         folder = Folder(run.folder)
         found.append([one["settings"]["passes_dtype"] for one in folder.json("teachers.json")])
@@ -796,7 +796,7 @@ def test_a_model_loaded_in_bfloat16_is_not_scored_in_what_was_found_for_a_float3
 ):
     tokenizer = AutoTokenizer.from_pretrained(teachers[0])
     settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}}
-    monkeypatch.setattr("muki.teachers.loading.fast_dtype", lambda _: torch.float32)
+    monkeypatch.setattr("muki.compute.fast_dtype", lambda _: torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
         model = AutoModelForSequenceClassification.from_pretrained(teachers[0], dtype=dtype)
         loaded = [(model, tokenizer), str(teachers[1])]

@@ -7,9 +7,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muki.files import file_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.bpe")
 
@@ -45,6 +48,19 @@ def folder_fingerprint(model: str) -> object:
         return model
     names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")]
     return [(p.name, file_fingerprint(p)) for p in names if p.is_file()]
+
+
+def ensure_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> bool:
+    """Pad with the end token where there is no padding token, as is usual for decoders; tell the model's config.
+
+    Returns:
+        whether there is a padding token now.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if config is not None and config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer.pad_token is not None
 
 
 def loading_errors() -> tuple[type[Exception], ...]:

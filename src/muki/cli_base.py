@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from muki.errors import MukiError, OutputTakenError
+from muki.errors import MukiError, OutputTakenError, first_line
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or its YAML file")]
 
@@ -41,7 +41,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if not _DISK_FULL.search(str(error)):
                 raise
-            _fail(f"disk full: the output cannot be written ({str(error).splitlines()[0]}); free some space", 2)
+            _fail(f"disk full: the output cannot be written ({first_line(error)}); free some space", 2)
 
     return run
 

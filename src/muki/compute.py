@@ -1,4 +1,4 @@
-"""Which number format this machine computes fastest."""
+"""Where this machine computes, and which number format it computes fastest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ logger = logging.getLogger(__name__)
 
 _WORTH_IT = 1.3  # bfloat16 must be this much faster
 _ROUNDS = 7
+
+
+def device() -> str:
+    """Where models run: the accelerator if there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator.type if accelerator else "cpu"
+
+
+def finish(device: str) -> None:
+    """Wait for what was asked of the device, so that a clock read next has measured it."""
+    if device != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 @functools.cache
@@ -28,8 +40,7 @@ def fast_dtype(device: str) -> torch.dtype:
                 start = time.perf_counter()
                 for _ in range(3):
                     torch.nn.functional.linear(x, weight)
-                if device.startswith("cuda"):
-                    torch.cuda.synchronize()
+                finish(device)
                 times[dtype].append(time.perf_counter() - start)
     ratio = min(times[torch.float32][1:]) / min(times[torch.bfloat16][1:])  # the first round warms up
     chosen = torch.bfloat16 if ratio >= _WORTH_IT else torch.float32

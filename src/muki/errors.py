@@ -37,3 +37,8 @@ class RunFolderError(MukiError):
 
 class OutputTakenError(RunFolderError):
     """The output holds something else, which is left alone."""
+
+
+def first_line(error: BaseException, message: str = "") -> str:
+    """What an error says, cut to one line: `message` if given, else its own words, else the name of its class."""
+    return ((message or str(error)).strip().splitlines() or [type(error).__name__])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,55 @@ def kl_divergence(g: ArrayLike, q: ArrayLike) -> Array:
     p, r = np.asarray(g, dtype=np.float64), np.asarray(q, dtype=np.float64)
     result: Array = (_xlogy(p, p) - _xlogy(p, r)).sum(axis=-1)
     return result
+
+
+def pad(probabilities: ArrayLike, columns: Sequence[int], n_labels: int) -> Array:
+    """Put a teacher's distribution into the union of labels, zeros elsewhere.
+
+    Args:
+        probabilities: shape (n, C_i).
+        columns: union index of each of the teacher's columns, C_i different numbers.
+        n_labels: size of the union, C.
+
+    Returns:
+        shape (n, C).
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    padded = np.zeros((*p.shape[:-1], n_labels))
+    padded[..., list(columns)] = p
+    return padded
+
+
+def integrate_distributions(
+    weights: ArrayLike, probabilities: Sequence[ArrayLike], columns: Sequence[Sequence[int]], n_labels: int
+) -> Array:
+    """`g = Σ_i w_i pad_i(p_i)`. Where teachers share a class, their shares add up in its column.
+
+    Args:
+        weights: routing weights, shape (n, N), rows sum to 1.
+        probabilities: each teacher's distribution, shapes (n, C_i).
+        columns: each teacher's columns in the union.
+        n_labels: size of the union, C.
+
+    Returns:
+        shape (n, C), rows sum to 1.
+    """
+    w = np.asarray(weights, dtype=np.float64)
+    target = np.zeros((len(w), n_labels))
+    for teacher, (p, where) in enumerate(zip(probabilities, columns, strict=True)):
+        target += w[:, teacher, None] * pad(p, where, n_labels)
+    return target
+
+
+def union_answers(answers: Sequence[ArrayLike], columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Each teacher's top class as an index into the union, shape (n, N).
+
+    Args:
+        answers: each teacher's logits or distribution, shapes (n, C_i).
+        columns: each teacher's columns in the union.
+    """
+    tops = [np.asarray(own)[np.asarray(p).argmax(axis=-1)] for own, p in zip(columns, answers, strict=True)]
+    return np.stack(tops, axis=-1)
 
 
 def _xlogy(x: Array, y: Array) -> Any:

@@ -17,9 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from muki.checkpoints import quiet_transformers
 from muki.config import RunConfig, TeacherConfig
 from muki.errors import RunFolderError
@@ -192,24 +189,23 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
         run: its folder, where supervision or scores lie elsewhere than the config says.
     """
     from muki.engines.work import shard_source
+    from muki.integration.pool import ScoredPool
     from muki.integration.stage import supervise as supervise_stage
     from muki.view import neutral_view
 
     run, records, space = _scored(config, run)
-    pool, settings = _pool(run), scoring_settings(config)
-    gold = [_gold(pool, shard, space) for shard in pool.shards] if config.method.needs_gold else None
+    texts, settings = _pool(run), scoring_settings(config)
     with _timed(run, "supervise"):
-        return supervise_stage(
-            [shard.name for shard in pool.shards],
-            [run.scores("pool", record.name) for record in records],
-            [[shard_source(record, shard, settings) for shard in pool.shards] for record in records],
-            space,
-            config.method,
-            run.supervision,
-            rows=[shard.rows for shard in pool.shards],
+        pool = ScoredPool(
+            space=space,
+            shards=[shard.name for shard in texts.shards],
+            folders=[run.scores("pool", record.name) for record in records],
+            sources=[[shard_source(record, shard, settings) for shard in texts.shards] for record in records],
+            rows=[shard.rows for shard in texts.shards],
             **neutral_view(config, run, "pool"),
-            gold=gold,
+            gold=[_gold(texts, shard, space) for shard in texts.shards] if config.method.needs_gold else None,
         )
+        return supervise_stage(pool, config.method, run.supervision)
 
 
 @quiet_transformers()
@@ -332,9 +328,9 @@ def _pool(run: RunFolder) -> TextShards:
     return pool
 
 
-def _gold(pool: TextShards, shard: Shard, space: LabelSpace) -> NDArray[np.int64]:
-    """Gold labels of one shard as indices into the union; -1 outside it."""
-    return np.array([space.label2id.get(text.label or "", -1) for text in pool.read(shard)], dtype=np.int64)
+def _gold(texts: TextShards, shard: Shard, space: LabelSpace) -> dict[int, int]:
+    """The gold label of each row of one shard as an index into the union; -1 outside it."""
+    return {text.row: space.label2id.get(text.label or "", -1) for text in texts.read(shard)}
 
 
 def _overlap(space: LabelSpace) -> str:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from muki import compute
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
 from muki.checkpoints import brings_code, is_missing_folder, loading_errors, quiet_transformers
-from muki.errors import MukiError, StudentError
+from muki.errors import MukiError, StudentError, first_line
 from muki.files import replacing, require_local
 from muki.formulas import Array, softmax
 from muki.labels import label_names
@@ -73,11 +74,11 @@ class Classifier:
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except loading_errors() as error:
-            raise StudentError(f"model '{folder}': cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+            raise StudentError(f"model '{folder}': cannot be loaded ({first_line(error)})") from error
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"])[:3])
             raise StudentError(f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {missing}")
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        model = model.to(compute.device()).eval()
         return cls(model, tokenizer, max_length or min(512, int(tokenizer.model_max_length)), prefix)
 
     def probabilities(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> Array:

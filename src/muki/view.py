@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from muki import compute
 from muki.arrow import matrix, vectors
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import folder_fingerprint, loading_errors, quiet_transformers
+from muki.checkpoints import ensure_padding, folder_fingerprint, loading_errors, quiet_transformers
 from muki.config import RunConfig, StudentConfig
-from muki.errors import RunFolderError, StudentError
+from muki.errors import RunFolderError, StudentError, first_line
 from muki.files import fingerprint, replacing
 from muki.progress import progress
 from muki.run_folder import RunFolder, Split
@@ -47,12 +48,11 @@ class Encoder:
             ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(student.model, trust_remote_code=trust_remote_code)
         except loading_errors() as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StudentError(f"student '{student.model}': its encoder cannot be loaded ({reason})") from error
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        if torch.accelerator.is_available():
-            self.model.to(torch.accelerator.current_accelerator())
+            raise StudentError(
+                f"student '{student.model}': its encoder cannot be loaded ({first_line(error)})"
+            ) from error
+        ensure_padding(self.tokenizer)
+        self.model.to(compute.device())
         self._require_states(student.model)
         self.prefix = student.prefix
         self.max_length = usable_length(self.model.config, self.tokenizer, student.max_length, "student")

@@ -26,8 +26,9 @@ from muki.evaluation.metrics import (
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.files import read_json
 from muki.formulas import Array, softmax
+from muki.integration.pool import fit_on_pool
 from muki.integration.router import Router, Routing, gold_routing
-from muki.integration.stage import Supervision, fit_on_pool, load_supervision, union_predictions
+from muki.integration.stage import Supervision, load_supervision, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import preset_name

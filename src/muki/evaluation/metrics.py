@@ -75,14 +75,21 @@ def paired_difference(
         accuracy of the second minus accuracy of the first, in [−1, 1], and the ends of its interval. An interval
         without 0 is more than chance.
     """
+    difference = float((np.asarray(second, dtype=np.int64) - np.asarray(first, dtype=np.int64)).mean())
+    low, high = np.quantile(resampled_differences(first, second, resamples, seed), [0.025, 0.975])
+    return difference, (float(low), float(high))
+
+
+def resampled_differences(
+    first: ArrayLike, second: ArrayLike, resamples: int = 2000, seed: int = 0
+) -> NDArray[np.float64]:
+    """What `paired_difference` would be on other texts, as the paired bootstrap draws them; shape (resamples,)."""
     differences = np.asarray(second, dtype=np.int64) - np.asarray(first, dtype=np.int64)
     n = len(differences)
     # A resample of differences that are −1, 0 or 1 only depends on how often each is drawn.
-    counts = np.random.default_rng(seed).multinomial(
-        n, [(differences == value).mean() for value in (-1, 0, 1)], resamples
-    )
-    low, high = np.quantile((counts[:, 2] - counts[:, 0]) / n, [0.025, 0.975])
-    return float(differences.mean()), (float(low), float(high))
+    shares = [(differences == value).mean() for value in (-1, 0, 1)]
+    counts = np.random.default_rng(seed).multinomial(n, shares, resamples)
+    return np.asarray((counts[:, 2] - counts[:, 0]) / n)
 
 
 def macro_f1_interval(confusion: NDArray[np.int64], resamples: int = 1000, seed: int = 0) -> tuple[float, float]:

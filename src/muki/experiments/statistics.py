@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from muki.evaluation.metrics import paired_difference, resampled_differences
 from muki.experiments.measures import correct_of
 
 Record = dict[str, Any]
-
-RESAMPLES = 2000
 
 
 def recovered_gap(method: float, vanilla: float, oracle: float) -> float | None:
@@ -38,36 +37,26 @@ def difference(first: Sequence[Record], second: Sequence[Record]) -> tuple[float
     Returns:
         difference, lower and upper end, each in [-1, 1]; None where no seed has both.
     """
-    differences = _paired(first, second)
-    if differences is None:
+    both = _paired(first, second)
+    if both is None:
         return None
-    low, high = np.quantile(_resampled(differences), [0.025, 0.975])
-    return float(differences.mean()), float(low), float(high)
+    value, (low, high) = paired_difference(both[1], both[0])
+    return value, low, high
 
 
 def better(first: Sequence[Record], second: Sequence[Record]) -> bool:
     """Whether at least 97.5 % of the differences that the paired bootstrap draws are positive."""
-    differences = _paired(first, second)
-    return differences is not None and bool((_resampled(differences) > 0).mean() >= 0.975)
+    both = _paired(first, second)
+    return both is not None and bool((resampled_differences(both[1], both[0]) > 0).mean() >= 0.975)
 
 
-def _paired(first: Sequence[Record], second: Sequence[Record]) -> NDArray[np.int64] | None:
-    """For each test text of each seed that both have: 1 where only the first is right, -1 where only the second is."""
+def _paired(first: Sequence[Record], second: Sequence[Record]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Whether each is right on each test text of the seeds that both have; None without any."""
     others = {record["seed"]: record for record in second}
-    found = [
-        correct_of(record).astype(np.int64) - correct_of(others[record["seed"]])
-        for record in first
-        if record["seed"] in others
-    ]
-    return np.concatenate(found) if found else None
-
-
-def _resampled(differences: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Means of bootstrap samples, shape (RESAMPLES,). Drawing values of -1, 0 and 1 is drawing their counts."""
-    n = len(differences)
-    shares = [(differences == value).mean() for value in (-1, 0, 1)]
-    counts = np.random.default_rng(0).multinomial(n, shares, RESAMPLES)
-    return np.asarray((counts[:, 2] - counts[:, 0]) / n)
+    shared = [(correct_of(record), correct_of(others[record["seed"]])) for record in first if record["seed"] in others]
+    if not shared:
+        return None
+    return np.concatenate([one for one, _ in shared]), np.concatenate([other for _, other in shared])
 
 
 # --- choosing records --------------------------------------------------------------------------------------------

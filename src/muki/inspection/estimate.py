@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from muki import compute
 from muki.batches import length_batches, tokenize
-from muki.compute import fast_dtype
 from muki.config import RunConfig
 from muki.integration.router import FIT_ROWS
 from muki.labels import LabelSpace
@@ -94,13 +94,13 @@ def measure_teacher(
 
 def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text]) -> StudentSpeed:
     """Train a throw-away student for a few steps as the run would, and let it predict."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = compute.device()
     model, tokenizer = load_student(config.student.model, space.labels, trust_remote_code=config.trust_remote_code)
     student = torch.nn.Module.to(model, device)
     length = usable_length(model.config, tokenizer, config.student.max_length, "student")
     encodings = tokenize(tokenizer, texts, length, config.student.prefix)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)  # as the Trainer's; ten times as fast
-    half = fast_dtype(device) == torch.bfloat16
+    half = compute.fast_dtype(device) == torch.bfloat16
     rng, size, times = np.random.default_rng(0), config.training.batch_size, []
     target = torch.full((size, len(space.labels)), 1 / len(space.labels), device=device)
     student.train()
@@ -114,8 +114,7 @@ def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text])
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        compute.finish(device)
         times.append(time.perf_counter() - start)
     student.train(False)
     start = time.perf_counter()

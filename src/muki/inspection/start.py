@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from muki.errors import ConfigError, TeacherError
+from muki.errors import ConfigError, TeacherError, first_line
 from muki.inspection.findings import alike_labels, yaml_name
 from muki.inspection.look import tokens_of
 from muki.inspection.texts import look
@@ -44,7 +44,7 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         try:
             config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
         except (OSError, ValueError) as error:
-            raise TeacherError(f"teacher '{name}': cannot be read ({str(error).splitlines()[0]})") from None
+            raise TeacherError(f"teacher '{name}': cannot be read ({first_line(error)})") from None
         tokens = tokens_of(tokenizer, sample, 10**6)
         longest = max(longest, tokens.p95)
         own = [str(config.id2label[i]) for i in range(config.num_labels)]

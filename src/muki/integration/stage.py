@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +14,19 @@ from numpy.typing import NDArray
 
 from muki.arrow import matrix, vectors
 from muki.errors import RunFolderError
-from muki.files import digests, fingerprint, read_json, replacing, unchanged, write_json
-from muki.formulas import Array, softmax
-from muki.integration.router import FIT_ROWS, Router, Routing, fit_router, gold_routing, needs_pool
+from muki.files import digests, read_json, replacing, unchanged, write_json
+from muki.formulas import Array, softmax, union_answers
+from muki.integration.pool import GoldRouter, ScoredPool
+from muki.integration.router import Router, Routing
 from muki.integration.supervision import integrate_distributions, mean_one, one_hot
 from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.routing.weights import margin
 from muki.teachers.outputs import TeacherOutputs
-from muki.teachers.store import Source, read_outputs
 
 logger = logging.getLogger(__name__)
 
 SUPERVISION_VERSION = 3  # raise when the numbers for the same scores and method change
-
-View = Callable[[int], NDArray[np.float16]]  # number of a shard -> (rows of the shard, H)
 
 
 @dataclass(frozen=True)
@@ -95,38 +90,16 @@ def right_probability(weights: Array, predictions: NDArray[np.int64]) -> Array:
 
 def union_predictions(outputs: list[TeacherOutputs], space: LabelSpace) -> NDArray[np.int64]:
     """Each teacher's top class as an index into the union, shape (n, N)."""
-    columns = space.columns.values()
-    tops = [np.asarray(own)[one.logits.argmax(axis=-1)] for one, own in zip(outputs, columns, strict=True)]
-    return np.stack(tops, axis=-1)
+    return union_answers([one.logits for one in outputs], list(space.columns.values()))
 
 
-def supervise(
-    shards: list[str],
-    score_folders: list[Path],
-    sources: list[list[Source]],
-    space: LabelSpace,
-    method: Method,
-    folder: Path,
-    *,
-    rows: list[int],
-    view: View | None = None,
-    view_key: str = "",
-    gold: list[NDArray[np.int64]] | None = None,
-) -> str:
-    """Write the supervision of all shards.
+def supervise(pool: ScoredPool, method: Method, folder: Path) -> str:
+    """Write the supervision of all shards, unless the same lies there already.
 
     Args:
-        shards: file names, the same in each folder of scores.
-        score_folders: one folder for each teacher, in the order of the label space.
-        sources: what each teacher's scores of each shard must have been made from.
-        space: the label space.
+        pool: the texts' scores.
         method: how supervision is made.
         folder: where it goes; written whole or not at all.
-        rows: texts in each shard.
-        view: gives the neutral view of the shard with this number, for methods that refine.
-        view_key: fingerprint of the view.
-        gold: of each shard, the texts' gold labels as indices into the union, negative outside it; for methods that
-            are ceilings.
 
     Returns:
         the fingerprint of this supervision.
@@ -134,90 +107,65 @@ def supervise(
     Raises:
         RunFolderError: scores are missing, damaged or stale.
     """
-    content = [[asdict(source) for source in own] for own in sources]
-    known_gold = None if gold is None else [part.tolist() for part in gold]
-    key = fingerprint(SUPERVISION_VERSION, content, shards, asdict(space), method.model_dump(), known_gold, view_key)
+    key = pool.fingerprint(SUPERVISION_VERSION, method)
     known = read_json(folder / "supervision.json")
     if known is not None and known.get("fingerprint") == key and unchanged(folder, known["files"]):
         logger.info("supervision: reusing %d texts (same scores and method)", known["rows"])
         return key
 
-    shard_outputs = partial(_outputs, shards, score_folders, sources)
-    router = None if gold is not None else fit_on_pool(shard_outputs(), sum(rows), view, method, space)
-    routed, predictions = [], []
-    for number, outputs in enumerate(shard_outputs()):
-        if router is None:
-            routed.append(gold_routing((gold or [])[number], list(space.columns.values())))
-        else:
-            routed.append(router(outputs, view(number) if view else None))
-        predictions.append(union_predictions(outputs, space))
-    routing = Routing.concatenate(routed)
-    raw = raw_weights(routing, np.concatenate(predictions), method)
-    weights = mean_one(raw)
-
+    router = pool.router(method)
+    routing, raw = route_pool(pool, router, method)
     with replacing(folder) as temporary:
         temporary.mkdir()
-        start = 0
-        for number, outputs in enumerate(shard_outputs()):
-            here = slice(start, start + len(outputs[0]))
-            start = here.stop
-            distributions = [softmax(one.logits) for one in outputs]
-            if gold is not None and method.target == "gold":
-                target = one_hot(gold[number], len(space.labels))
-            else:
-                target = integrate_distributions(
-                    routing.weights[here], distributions, list(space.columns.values()), len(space.labels)
-                )
-            part = Supervision(
-                rows=outputs[0].rows,
-                target=target.astype(np.float32),
-                weight=weights[here].astype(np.float32),
-                routing=routing.weights[here].astype(np.float32),
-                scores=routing.scores[here].astype(np.float32),
-                foreign=routing.foreign[here].astype(np.float32) if router and router.foreign else None,
-                teachers=np.hstack(distributions).astype(np.float32) if method.objective == "uhc" else None,
-                states=tuple(one.states for one in outputs if one.states is not None) if method.keep else (),
-            )
-            _write(temporary / shards[number], part)
+        write_supervision(temporary, pool, router, routing, mean_one(raw), method)
         summary = {
             "fingerprint": key,
             "rows": len(routing.scores),
             "average_weight": float(raw.mean()),
-            "findings": (router and router.findings) or {},
+            "findings": router.findings or {},
             "method": method.model_dump(),
-            "files": digests(temporary, shards),
+            "files": digests(temporary, pool.shards),
         }
         write_json(temporary / "supervision.json", summary)
     logger.info("supervision: %d texts, %s", len(routing.scores), method.spelled_out())
     return key
 
 
-def fit_on_pool(
-    shards: Iterable[list[TeacherOutputs]], total: int, view: View | None, method: Method, space: LabelSpace
-) -> Router:
-    """Fit a method's router on the pool, or on an even sample of a large one.
+def route_pool(pool: ScoredPool, router: Router | GoldRouter, method: Method) -> tuple[Routing, Array]:
+    """The whole pool's routing, and how much each text counts before scaling, shape (n,)."""
+    routed, predictions = [], []
+    for number, outputs in enumerate(pool.outputs()):
+        routed.append(router(outputs, pool.view(number) if pool.view else None))
+        predictions.append(union_predictions(outputs, pool.space))
+    routing = Routing.concatenate(routed)
+    return routing, raw_weights(routing, np.concatenate(predictions), method)
 
-    Args:
-        shards: each shard's outputs of all teachers.
-        total: texts in the pool.
-        view: neutral view of a shard by its number, where the method refines.
-        method: the method.
-        space: the label space.
-    """
-    if not needs_pool(method):
-        shards = itertools.islice(shards, 1)
-    step = max(1, -(-total // FIT_ROWS))
-    kept: list[list[TeacherOutputs]] = []
-    views = []
+
+def write_supervision(
+    folder: Path, pool: ScoredPool, router: Router | GoldRouter, routing: Routing, weights: Array, method: Method
+) -> None:
+    """Write one file for each shard, from the whole pool's routing and instance weights, shape (n,)."""
+    columns, n_labels = list(pool.space.columns.values()), len(pool.space.labels)
     start = 0
-    for number, outputs in enumerate(shards):
-        index = np.arange(-start % step, len(outputs[0]), step)
-        start += len(outputs[0])
-        kept.append([one.take(index) for one in outputs])
-        if view is not None:
-            views.append(view(number)[index])
-    pooled = [TeacherOutputs.concatenate(list(parts)) for parts in zip(*kept, strict=True)]
-    return fit_router(method, pooled, space, np.concatenate(views) if views else None)
+    for name, outputs in zip(pool.shards, pool.outputs(), strict=True):
+        here = slice(start, start + len(outputs[0]))
+        start = here.stop
+        distributions = [softmax(one.logits) for one in outputs]
+        if isinstance(router, GoldRouter) and method.target == "gold":
+            target = one_hot(router.gold(outputs), n_labels)
+        else:
+            target = integrate_distributions(routing.weights[here], distributions, columns, n_labels)
+        part = Supervision(
+            rows=outputs[0].rows,
+            target=target.astype(np.float32),
+            weight=weights[here].astype(np.float32),
+            routing=routing.weights[here].astype(np.float32),
+            scores=routing.scores[here].astype(np.float32),
+            foreign=routing.foreign[here].astype(np.float32) if router.foreign else None,
+            teachers=np.hstack(distributions).astype(np.float32) if method.objective == "uhc" else None,
+            states=tuple(one.states for one in outputs if one.states is not None) if method.keep else (),
+        )
+        _write(folder / name, part)
 
 
 def average_weight(folder: Path) -> float:
@@ -258,19 +206,6 @@ def _summary(folder: Path) -> dict[str, Any]:
     if summary is None:
         raise RunFolderError(f"{folder}: no finished supervision; run `muki supervise {folder.parent}` first")
     return summary
-
-
-def _outputs(shards: list[str], folders: list[Path], sources: list[list[Source]]) -> Iterator[list[TeacherOutputs]]:
-    """Each shard's outputs of all teachers, one shard in memory at a time."""
-    for number, name in enumerate(shards):
-        outputs = []
-        for folder, wanted in zip(folders, sources, strict=True):
-            found = read_outputs(folder / name)
-            problem = "missing or damaged" if found is None else found[1].serves(wanted[number])
-            if found is None or problem:
-                raise RunFolderError(f"{folder / name}: scores cannot be used ({problem}); run `muki score` first")
-            outputs.append(found[0])
-        yield outputs
 
 
 def _write(path: Path, part: Supervision) -> None:

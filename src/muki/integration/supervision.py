@@ -5,51 +5,13 @@ g(y|x) = Σ_i w_i(x) · pad_i( p_i(y|x) )                         (METHOD: Li et
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from muki.errors import TextsError
-from muki.formulas import Array
+from muki.formulas import Array, integrate_distributions, pad
 
-
-def pad(probabilities: ArrayLike, columns: Sequence[int], n_labels: int) -> Array:
-    """Put a teacher's distribution into the union of labels, zeros elsewhere.
-
-    Args:
-        probabilities: shape (n, C_i).
-        columns: union index of each of the teacher's columns, C_i different numbers.
-        n_labels: size of the union, C.
-
-    Returns:
-        shape (n, C).
-    """
-    p = np.asarray(probabilities, dtype=np.float64)
-    padded = np.zeros((*p.shape[:-1], n_labels))
-    padded[..., list(columns)] = p
-    return padded
-
-
-def integrate_distributions(
-    weights: ArrayLike, probabilities: Sequence[ArrayLike], columns: Sequence[Sequence[int]], n_labels: int
-) -> Array:
-    """`g = Σ_i w_i pad_i(p_i)`. Where teachers share a class, their shares add up in its column.
-
-    Args:
-        weights: routing weights, shape (n, N), rows sum to 1.
-        probabilities: each teacher's distribution, shapes (n, C_i).
-        columns: each teacher's columns in the union.
-        n_labels: size of the union, C.
-
-    Returns:
-        shape (n, C), rows sum to 1.
-    """
-    w = np.asarray(weights, dtype=np.float64)
-    target = np.zeros((len(w), n_labels))
-    for teacher, (p, where) in enumerate(zip(probabilities, columns, strict=True)):
-        target += w[:, teacher, None] * pad(p, where, n_labels)
-    return target
+__all__ = ["integrate_distributions", "mean_one", "one_hot", "pad"]
 
 
 def one_hot(gold: NDArray[np.int64], n_labels: int) -> Array:

@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 
-from muki.errors import MukiError, RunFolderError
+from muki.errors import MukiError, RunFolderError, first_line
 from muki.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -75,5 +75,4 @@ def _remedy(status: object) -> str:
 
 
 def _reason(error: Exception) -> str:
-    message = getattr(error, "server_message", None) or str(error)
-    return (str(message).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error, getattr(error, "server_message", None) or "")

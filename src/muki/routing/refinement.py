@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.formulas import Array, log_softmax, logsumexp
+from muki.formulas import Array, integrate_distributions, log_softmax, logsumexp, union_answers
 from muki.routing.calibration import match_shares
 from muki.routing.density import ClassGaussians
 from muki.routing.weights import hard_weights
@@ -55,8 +55,7 @@ class Neighbourhood:
 
     def answers(self, columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         """Each teacher's top class as an index into the union, shape (n, N)."""
-        tops = [np.asarray(own)[p.argmax(axis=-1)] for own, p in zip(columns, self.distributions, strict=True)]
-        return np.stack(tops, axis=-1)
+        return union_answers(self.distributions, columns)
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,7 @@ class PoolModel:
     @classmethod
     def fit(cls, texts: Neighbourhood, weights: Array, columns: Sequence[Sequence[int]], n_labels: int) -> PoolModel:
         """Class Gaussians from the targets that routing weights (n, N) make."""
-        targets = np.zeros((len(weights), n_labels))
-        for teacher, (own, p) in enumerate(zip(columns, texts.distributions, strict=True)):
-            targets[:, list(own)] += weights[:, teacher, None] * p
+        targets = integrate_distributions(weights, texts.distributions, columns, n_labels)
         models = []
         for fold in range(FOLDS):
             rest = texts.folds != fold

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from muki.checkpoints import is_missing_folder, lacks_tokenizer, loading_errors
-from muki.errors import StudentError
+from muki.checkpoints import ensure_padding, is_missing_folder, lacks_tokenizer, loading_errors
+from muki.errors import StudentError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,8 +44,7 @@ def load_student(
         )
     except loading_errors() as error:
         raise _cannot_load(model, error) from error
-    if student.config.pad_token_id is None:
-        student.config.pad_token_id = tokenizer.pad_token_id
+    ensure_padding(tokenizer, student.config)
     _fresh_head(student, seed)
     return student, tokenizer
 
@@ -70,18 +69,13 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     except loading_errors() as error:
         raise _cannot_load(model, error) from error
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise StudentError(
-                f"student '{model}': its tokenizer has neither a padding token nor an end token; set one"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
+    if not ensure_padding(tokenizer):
+        raise StudentError(f"student '{model}': its tokenizer has neither a padding token nor an end token; set one")
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
 def _cannot_load(model: str, error: Exception) -> StudentError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return StudentError(f"student '{model}': cannot be loaded ({reason})")
+    return StudentError(f"student '{model}': cannot be loaded ({first_line(error)})")
 
 
 def _fresh_head(model: Any, seed: int) -> None:

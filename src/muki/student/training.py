@@ -21,9 +21,9 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from muki import compute
 from muki.batches import tokenize
 from muki.checkpoints import folder_fingerprint
-from muki.compute import fast_dtype
 from muki.config import StudentConfig, TrainingConfig
 from muki.errors import StudentError
 from muki.files import digests, fingerprint, read_json, remove, replacing, unchanged, write_json
@@ -200,9 +200,9 @@ def training_arguments(
         "remove_unused_columns": False,
         "label_names": ["supervision"],
         "prediction_loss_only": True,
-        "use_cpu": not torch.accelerator.is_available(),
-        "bf16": fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16,
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": compute.device() == "cpu",
+        "bf16": compute.fast_dtype(compute.device()) == torch.bfloat16,
+        "dataloader_pin_memory": compute.device() == "cuda",
     }
     if evaluate:
         settings |= {

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muki.checkpoints import brings_code, is_missing_folder
+from muki.checkpoints import brings_code, ensure_padding, is_missing_folder
 from muki.errors import TeacherError
 
 if TYPE_CHECKING:
@@ -85,13 +85,11 @@ def require_label_names(config: PreTrainedConfig, name: str) -> None:
 
 def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Give a decoder's tokenizer its end token as padding, as is usual; refuse where there is none."""
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise TeacherError(
-                f"teacher '{name}': its tokenizer has neither a padding token nor an end token; set one "
-                "(tokenizer.pad_token = ...) and save the tokenizer in the teacher's folder"
-            )
+    lacking = tokenizer.pad_token is None
+    if not ensure_padding(tokenizer, model.config):
+        raise TeacherError(
+            f"teacher '{name}': its tokenizer has neither a padding token nor an end token; set one "
+            "(tokenizer.pad_token = ...) and save the tokenizer in the teacher's folder"
+        )
+    if lacking:
         logger.warning("teacher '%s': no padding token; using its end token %r", name, tokenizer.eos_token)
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from muki import compute
 from muki.checkpoints import lacks_tokenizer, loading_errors, quiet_transformers
-from muki.compute import fast_dtype
-from muki.errors import TeacherError
+from muki.errors import TeacherError, first_line
 from muki.files import fingerprint
 from muki.labels import label_names, rename
 from muki.teachers.adapters import load_adapter
@@ -143,7 +143,7 @@ def load_teacher(
             trust_remote_code,
         )
     except loading_errors() as error:
-        raise TeacherError(f"teacher '{name}': cannot be loaded from '{model}' ({_first_line(error)})") from error
+        raise TeacherError(f"teacher '{name}': cannot be loaded from '{model}' ({first_line(error)})") from error
     return wrap_teacher(
         loaded, tokenizer, name=name, labels=labels, prefix=prefix, max_length=max_length,
         passes_dtype=_passes_dtype(dtype, passes_dtype, loaded.dtype), dropout_override=dropout_override, device=device,
@@ -174,10 +174,9 @@ def wrap_teacher(
     content = content_fingerprint(model, tokenizer)
     if dropout_override is not None:
         model = with_dropout(model, dropout_override)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or compute.device()
     if passes_dtype is None:
-        passes_dtype = fast_dtype(str(device)) if model.dtype == torch.float32 else model.dtype
+        passes_dtype = compute.fast_dtype(str(device)) if model.dtype == torch.float32 else model.dtype
     return Teacher(
         name=name,
         model=model.to(device).eval(),  # type: ignore[arg-type]
@@ -241,7 +240,3 @@ def _passes_dtype(dtype: str, known: str | None, loaded: torch.dtype) -> torch.d
     if dtype != "auto":
         return loaded
     return getattr(torch, known) if known else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from muki.errors import TextsError
+from muki.errors import TextsError, first_line
 from muki.texts.sources import KNOWN, SUFFIXES, TextFile, files_of, is_url, suffix_of
 
 logger = logging.getLogger(__name__)
@@ -155,9 +155,8 @@ def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
     try:
         rows = datasets.load_dataset(name, split=split or "train", streaming=True)
     except Exception as error:  # the library raises many kinds here
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise TextsError(
-            f"texts '{name}': no such file or folder, and not a Hub data set that can be read ({reason})"
+            f"texts '{name}': no such file or folder, and not a Hub data set that can be read ({first_line(error)})"
         ) from None
     return _from_rows(rows, columns, name)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from muki.errors import TextsError
+from muki.errors import TextsError, first_line
 from muki.files import is_remote
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
@@ -55,7 +55,7 @@ class TextFile:
         except TextsError:
             raise
         except self.failures as error:
-            raise TextsError(f"{self.name}: cannot be read ({_reason(error)})") from error
+            raise TextsError(f"{self.name}: cannot be read ({first_line(error)})") from error
 
 
 def files_of(source: str) -> list[TextFile] | None:
@@ -112,7 +112,7 @@ def _remote(url: str) -> list[TextFile] | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # each store has errors of its own: of the network, of credentials
-        raise TextsError(f"texts '{url}': cannot be read ({_reason(error)})") from error
+        raise TextsError(f"texts '{url}': cannot be read ({first_line(error)})") from error
     if single:
         _require_text(url)
         return [_remote_file(store, path, url)]
@@ -130,7 +130,7 @@ def _store_of(url: str) -> tuple[Any, str]:
         help_ = f"; pip install {missing}" if missing else ""
         raise TextsError(f"texts '{url}': a package to read this is not installed ({error}){help_}") from None
     except Exception as error:  # an unknown protocol, or what a store says about its settings
-        raise TextsError(f"texts '{url}': cannot be read ({_reason(error)})") from error
+        raise TextsError(f"texts '{url}': cannot be read ({first_line(error)})") from error
 
 
 def _remote_paths(store: Any, path: str) -> tuple[list[str], bool]:
@@ -160,7 +160,3 @@ def _is_text(name: str) -> bool:
 def _require_text(name: str) -> None:
     if suffix_of(name) not in SUFFIXES:
         raise TextsError(f"texts '{name}': unknown kind of file; expected {KNOWN}")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

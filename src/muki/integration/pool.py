@@ -1,0 +1,127 @@
+"""The scored pool: what supervision is made of, read shard by shard, and the router that is fitted on it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muki.errors import RunFolderError
+from muki.files import fingerprint
+from muki.integration.router import FIT_ROWS, Router, Routing, fit_router, gold_routing, needs_pool
+from muki.labels import LabelSpace
+from muki.methods import Method
+from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.store import Source, read_outputs
+
+View = Callable[[int], NDArray[np.float16]]  # number of a shard -> (rows of the shard, H)
+
+
+@dataclass(frozen=True)
+class ScoredPool:
+    """The pool as supervision is made of it: scores that lie on disk, and what else a method reads of the texts.
+
+    Attributes:
+        space: the label space.
+        shards: file names, the same in each folder of scores.
+        folders: of scores, one for each teacher, in the order of the label space.
+        sources: what each teacher's scores of each shard must have been made from.
+        rows: texts in each shard.
+        view: gives the neutral view of the shard with this number, for methods that refine.
+        view_key: fingerprint of the view.
+        gold: of each shard, the gold label of each row as an index into the union, negative outside it; for methods
+            that are ceilings.
+    """
+
+    space: LabelSpace
+    shards: list[str]
+    folders: list[Path]
+    sources: list[list[Source]]
+    rows: list[int]
+    view: View | None = None
+    view_key: str = ""
+    gold: list[dict[int, int]] | None = None
+
+    def fingerprint(self, version: int, method: Method) -> str:
+        """Of all that the numbers of this pool's supervision depend on; `version` is that of the code."""
+        sources = [[asdict(source) for source in own] for own in self.sources]
+        gold = None if self.gold is None else [list(labels.values()) for labels in self.gold]
+        return fingerprint(version, sources, self.shards, asdict(self.space), method.model_dump(), gold, self.view_key)
+
+    def outputs(self) -> Iterator[list[TeacherOutputs]]:
+        """Each shard's outputs of all teachers, one shard in memory at a time.
+
+        Raises:
+            RunFolderError: scores are missing, damaged or stale.
+        """
+        for number, name in enumerate(self.shards):
+            outputs = []
+            for folder, wanted in zip(self.folders, self.sources, strict=True):
+                found = read_outputs(folder / name)
+                problem = "missing or damaged" if found is None else found[1].serves(wanted[number])
+                if found is None or problem:
+                    raise RunFolderError(f"{folder / name}: scores cannot be used ({problem}); run `muki score` first")
+                outputs.append(found[0])
+            yield outputs
+
+    def router(self, method: Method) -> Router | GoldRouter:
+        """The method's chain, fitted on this pool; for a ceiling the gold labels themselves."""
+        if self.gold is not None:
+            labels = {row: label for shard in self.gold for row, label in shard.items()}
+            return GoldRouter(labels, list(self.space.columns.values()))
+        return fit_on_pool(self.outputs(), sum(self.rows), self.view, method, self.space)
+
+
+@dataclass(frozen=True)
+class GoldRouter:
+    """Routes by gold labels; called as a `Router` is.
+
+    Attributes:
+        labels: of each row of the pool, the gold label as an index into the union, negative outside it.
+        union: each teacher's columns in the union.
+    """
+
+    labels: Mapping[int, int]
+    union: list[tuple[int, ...]]
+    foreign: None = None
+    findings: None = None
+
+    def __call__(self, outputs: list[TeacherOutputs], view: NDArray[np.float16] | None = None) -> Routing:
+        """Route texts of the pool."""
+        return gold_routing(self.gold(outputs), self.union)
+
+    def gold(self, outputs: list[TeacherOutputs]) -> NDArray[np.int64]:
+        """The texts' gold labels, shape (n,)."""
+        return np.array([self.labels[row] for row in outputs[0].rows.tolist()], dtype=np.int64)
+
+
+def fit_on_pool(
+    shards: Iterable[list[TeacherOutputs]], total: int, view: View | None, method: Method, space: LabelSpace
+) -> Router:
+    """Fit a method's router on the pool, or on an even sample of a large one.
+
+    Args:
+        shards: each shard's outputs of all teachers.
+        total: texts in the pool.
+        view: neutral view of a shard by its number, where the method refines.
+        method: the method.
+        space: the label space.
+    """
+    if not needs_pool(method):
+        shards = itertools.islice(shards, 1)
+    step = max(1, -(-total // FIT_ROWS))
+    kept: list[list[TeacherOutputs]] = []
+    views = []
+    start = 0
+    for number, outputs in enumerate(shards):
+        index = np.arange(-start % step, len(outputs[0]), step)
+        start += len(outputs[0])
+        kept.append([one.take(index) for one in outputs])
+        if view is not None:
+            views.append(view(number)[index])
+    pooled = [TeacherOutputs.concatenate(list(parts)) for parts in zip(*kept, strict=True)]
+    return fit_router(method, pooled, space, np.concatenate(views) if views else None)
