@@ -519,7 +519,7 @@ def test_what_the_method_expects_without_labels_in_words(outlook: dict[str, Any]
 
 
 ELSEWHERE = (
-    "This is a rough estimate without labels: on pools without such texts it was 0 to 5 %, on one 16 %; on pools of "
+    "This is a rough estimate without labels: on pools without such texts it was 0 to 9 %, on one 14 %; on pools of "
     "which a fifth was such texts, 8 to 17 %."
 )
 
