@@ -105,6 +105,14 @@ def test_a_text_far_from_every_class_of_the_teacher_scores_low():
         assert score(strange).mean() < score(outputs[0]).mean() - 1
 
 
+def test_a_text_without_neighbours_scores_low():
+    rng = np.random.default_rng(0)
+    features = np.concatenate([[3.0, 0, 0] + 0.1 * rng.normal(size=(400, 3)), [[0.0, -1.0, 0.0]]])
+    found = routing_scores([made(np.zeros((401, 2)), features=features)], "neighbours")[:, 0]
+    assert found[-1] == pytest.approx(-1.0, abs=0.1)
+    assert found[:-1].min() > -0.02
+
+
 def test_a_score_says_what_it_needs():
     outputs = [made(np.zeros((2, 2))), made(np.zeros((2, 2)))]
     with pytest.raises(ValueError, match=r"^score 'mahalanobis' needs features, and these outputs have none$"):

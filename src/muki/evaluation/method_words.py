@@ -14,11 +14,13 @@ _SCORES = {
     "max-logit": "largest logit",
     "mahalanobis": "Mahalanobis distance",
     "relative-mahalanobis": "relative Mahalanobis distance",
+    "neighbours": "distance to near neighbours",
 }
 _MEANING = {
     "energy": " (the size of its logits)",
     "mahalanobis": " (how usual the text is for it)",
     "relative-mahalanobis": " (how usual the text is for it)",
+    "neighbours": " (how usual the text is for it)",
 }
 
 INTEGRATION = (

@@ -27,7 +27,7 @@ from muki.teachers.outputs import TeacherOutputs
 logger = logging.getLogger(__name__)
 
 FIT_ROWS = 20_000  # statistics of a large pool come from so many of its texts
-_LONG_TAILS = ("mahalanobis", "relative-mahalanobis")
+_LONG_TAILS = ("mahalanobis", "relative-mahalanobis", "neighbours")
 _ROUNDS = 2  # of weighing the two judges and fitting the pool's classes anew
 
 Column = Callable[[TeacherOutputs], Array]

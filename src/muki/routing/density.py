@@ -1,6 +1,8 @@
-"""Class densities: one Gaussian for each class with a shared covariance, fitted on soft assignments.
+"""Densities: how usual a vector is among others.
 
-As a classifier this is linear discriminant analysis; its distances say how far a text is from everything known.
+One Gaussian for each class with a shared covariance, fitted on soft assignments: as a classifier this is linear
+discriminant analysis; its distances say how far a text is from everything known. And distances to neighbours, which
+assume no shape.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from scipy.linalg import solve_triangular
 from muki.formulas import Array
 
 SHRINKAGE = 0.1
+REFERENCES = 2000  # vectors among which neighbours are looked for
+_NEIGHBOUR = 40  # the distance that counts is to the neighbour that 1/40 of the references are nearer than
 
 
 @dataclass(frozen=True)
@@ -65,3 +69,24 @@ class ClassGaussians:
         """`log π_c + log N(x; μ_c, Σ)` up to a constant for each text, shape (n, C)."""
         result: Array = self.log_prior - 0.5 * self.squared_distances(features)
         return result
+
+
+def sample(vectors: Array) -> Array:
+    """At most `REFERENCES` of the rows, evenly spread."""
+    return vectors[:: -(-len(vectors) // REFERENCES)]
+
+
+def neighbour_distance(vectors: Array, references: Array) -> Array:
+    """1 − cosine to the reference that 1/40 of the references are nearer than; shape (n,).
+
+    Args:
+        vectors: shape (n, H), rows of length 1.
+        references: shape (m, H), rows of length 1.
+    """
+    place = max(1, len(references) // _NEIGHBOUR)
+    found = []
+    for start in range(0, len(vectors), REFERENCES):
+        cosine = vectors[start : start + REFERENCES] @ references.T
+        found.append(1 - np.partition(cosine, -place, axis=1)[:, -place])
+    result: Array = np.concatenate(found)
+    return result

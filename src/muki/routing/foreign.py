@@ -19,9 +19,8 @@ from scipy.stats import gaussian_kde, norm
 
 from muki.formulas import Array
 from muki.routing.calibration import Scale, standardise
+from muki.routing.density import neighbour_distance, sample
 
-REFERENCES = 2000  # texts of the pool among which neighbours are looked for
-_NEIGHBOUR = 40  # the distance that counts is to the neighbour that 1/40 of the references are nearer than
 _BANDWIDTH = 0.25  # of the density, in half-widths of the left side
 _MODE_BANDWIDTH = 0.5  # wider: a mode that is off makes an excess out of nothing
 _LEAST = 0.01  # no text is at home for certain: a text far out may be foreign with this at least
@@ -54,15 +53,15 @@ class ForeignTexts:
             view: neutral view, shape (n, H), rows of length 1.
             usual: how usual each text is for each teacher, comparable between teachers, shape (n, N).
         """
-        references = view[:: -(-len(view) // REFERENCES)]
-        isolation, strangeness = standardise(_isolation(view, references)), standardise(-usual.max(axis=-1))
+        references = sample(view)
+        isolation, strangeness = standardise(neighbour_distance(view, references)), standardise(-usual.max(axis=-1))
         fitted = cls(references, isolation, strangeness, np.zeros(1), np.zeros(1))
         places, probabilities = excess_on_the_right(fitted.how_far_out(view, usual))
         return cls(references, isolation, strangeness, places, probabilities)
 
     def how_far_out(self, view: Array, usual: Array) -> Array:
         """x, in standard deviations of its two parts; shape (n,)."""
-        return self.isolation(_isolation(view, self.references)) + self.strangeness(-usual.max(axis=-1))
+        return self.isolation(neighbour_distance(view, self.references)) + self.strangeness(-usual.max(axis=-1))
 
     def __call__(self, view: Array, usual: Array) -> Array:
         """P(foreign) of each text, shape (n,), in [0, 1]; arguments as for `fit`."""
@@ -91,14 +90,3 @@ def excess_on_the_right(x: Array) -> tuple[Array, Array]:
     excess = np.where(places > mode, 1 - mirrored / np.maximum(density, 1e-9), 0.0)
     least = _LEAST * norm.cdf((places - mode) / half_width)  # keeps the order of texts where there is no excess
     return places, np.maximum.accumulate(np.maximum(np.clip(excess, 0.0, 1.0), least))
-
-
-def _isolation(view: Array, references: Array) -> Array:
-    """1 − cosine to the neighbour that 1/40 of the references are nearer than; shape (n,)."""
-    place = max(1, len(references) // _NEIGHBOUR)
-    found = []
-    for start in range(0, len(view), REFERENCES):
-        cosine = view[start : start + REFERENCES] @ references.T
-        found.append(1 - np.partition(cosine, -place, axis=1)[:, -place])
-    result: Array = np.concatenate(found)
-    return result

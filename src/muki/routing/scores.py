@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from muki.certainty import certainty
 from muki.formulas import Array, entropy, logsumexp, softmax
-from muki.routing.density import ClassGaussians
+from muki.routing.density import ClassGaussians, neighbour_distance, sample
 from muki.teachers.outputs import TeacherOutputs
 
 Scorer = Callable[[TeacherOutputs], Array]
@@ -67,6 +67,12 @@ def fit_relative_mahalanobis(pool: TeacherOutputs) -> Scorer:
         return result
 
     return score
+
+
+def fit_neighbours(pool: TeacherOutputs) -> Scorer:
+    """Minus the distance of the teacher's features to near neighbours among the pool's."""
+    references = sample(_directions(pool))
+    return lambda outputs: -neighbour_distance(_directions(outputs), references)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,10 @@ SCORES: dict[str, RoutingScore] = {
         fit_relative_mahalanobis, "mahalanobis, less the distance to one Gaussian for all texts",
         "Ren et al. 2021, arXiv 2106.09022; statistics from the pool", needs_features=True, prior=2.0,
     ),
+    "neighbours": RoutingScore(
+        fit_neighbours, "minus the distance of the features to near neighbours",
+        "Sun et al. 2022, arXiv 2204.06507; neighbours from the pool", needs_features=True, prior=2.0,
+    ),
 }  # fmt: skip
 
 
@@ -170,6 +180,13 @@ def available(outputs: list[TeacherOutputs]) -> list[str]:
 def _own_classes(pool: TeacherOutputs) -> ClassGaussians:
     predicted = np.eye(pool.logits.shape[1])[pool.logits.argmax(axis=-1)]
     return ClassGaussians.fit(_features(pool), predicted)
+
+
+def _directions(outputs: TeacherOutputs) -> Array:
+    """Features with length 1, shape (n, H)."""
+    x = _features(outputs).astype(np.float64)
+    result: Array = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    return result
 
 
 def _features(outputs: TeacherOutputs) -> NDArray[np.float16]:
