@@ -64,7 +64,10 @@ def _texts(seen: Inspection) -> str:
     if texts is None:
         return ""
     more = " (more were not looked at)" if texts.capped else ""
-    spoken = ", ".join(f"{language} {100 * share:.0f} %" for language, share in list(texts.languages.items())[:4])
+    seldom = 0.005  # a share below this would be shown as 0 %
+    spoken = ", ".join(
+        f"{language} {100 * share:.0f} %" for language, share in list(texts.languages.items())[:4] if share >= seldom
+    )
     lines = [
         f"texts: {texts.count:,}{more}, {texts.empty:,} empty, {texts.duplicates:,} repeat an earlier one",
         f"  look like  {spoken}",
