@@ -112,16 +112,16 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
         prefix, trust = config.student.prefix, config.trust_remote_code
         student = Classifier.load(run.student, prefix=prefix, trust_remote_code=trust).probabilities(asked)
     router = pool_router(run, config, space)
-    view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.pool is not None else None
+    view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.refinement is not None else None
     routing = router(outputs, view)
-    predictions, refined = union_predictions(outputs, space), router.pool is not None
+    predictions, refined = union_predictions(outputs, space), router.refinement is not None
     weights = raw_weights(routing, predictions, config.method) / average_weight(run.supervision)
     estimated = refined and estimates_routing(config.method)
     return assemble(
         asked, outputs, space, routing.weights, weights, student,
         right=right_probability(routing.probabilities, predictions) if estimated else None,
         why=cause(config.method, refined),
-        foreign=routing.foreign if router.foreign is not None else None,
+        foreign=routing.foreign if refined else None,
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ class GoldRouter:
 
     labels: Mapping[int, int]
     union: list[tuple[int, ...]]
-    foreign: None = None
+    refinement: None = None
     findings: None = None
 
     def __call__(self, outputs: list[TeacherOutputs], view: NDArray[np.float16] | None = None) -> Routing:

@@ -56,6 +56,32 @@ class Routing:
 
 
 @dataclass(frozen=True)
+class Refinement:
+    """What the pool taught a method that refines.
+
+    Attributes:
+        pool: classes in the neutral view.
+        evidence: how view and scores are weighed.
+        foreign: tells texts that belong to nobody.
+    """
+
+    pool: PoolModel
+    evidence: Evidence
+    foreign: ForeignTexts
+
+    def __call__(self, texts: Neighbourhood, parts: Array, usual: Array) -> tuple[Array, Array]:
+        """Probabilities that each teacher knows the answer (n, N), and that none does (n,).
+
+        Args:
+            texts: n texts in the neutral view.
+            parts: their calibrated scores, shape (n, N, P).
+            usual: how usual each is for each teacher, shape (n, N).
+        """
+        log_weights = self.evidence.log_weights(self.pool.log_weights(texts), parts.reshape(len(parts), -1))
+        return np.exp(log_weights), self.foreign(texts.view, usual)
+
+
+@dataclass(frozen=True)
 class Router:
     """A fitted chain: call it with the teachers' outputs of any texts.
 
@@ -63,9 +89,7 @@ class Router:
         method: whose chain this is.
         columns: of each teacher and each part of the score, the calibrated score function.
         importance: how much each part counts, shape (P,).
-        pool: classes in the neutral view; None without refinement, or where the view was not trusted.
-        evidence: how view and scores are weighed; None without refinement.
-        foreign: tells texts that belong to nobody; None without refinement.
+        refinement: what the pool taught; None for methods that do not refine, or where the view was not trusted.
         offsets: of the scores, shape (N,).
         spread: the joined scores are divided by this, so that one temperature fits any number of parts.
         union: each teacher's columns in the union.
@@ -78,9 +102,7 @@ class Router:
     importance: Array
     offsets: Array
     spread: float = 1.0
-    pool: PoolModel | None = None
-    evidence: Evidence | None = None
-    foreign: ForeignTexts | None = None
+    refinement: Refinement | None = None
     findings: dict[str, float] | None = None
 
     def __call__(self, outputs: list[TeacherOutputs], view: NDArray[np.float16] | None = None) -> Routing:
@@ -95,13 +117,10 @@ class Router:
         if self.method.refinement == "none":
             weights = route(scores, self.method)
             return Routing(scores, weights, weights, np.zeros(len(scores)))
-        if self.pool is None or self.evidence is None or view is None:
+        if self.refinement is None or view is None:
             probabilities, foreign = softmax(SHARPNESS * scores), np.zeros(len(scores))
         else:
-            texts = neighbourhood(outputs, view)
-            seen = self.pool.log_weights(texts)
-            probabilities = np.exp(self.evidence.log_weights(seen, parts.reshape(len(parts), -1)))
-            foreign = self.foreign(texts.view, _usual(parts, self.method)) if self.foreign else np.zeros(len(scores))
+            probabilities, foreign = self.refinement(neighbourhood(outputs, view), parts, _usual(parts, self.method))
         soft = self.method.integration == "soft"
         return Routing(scores, probabilities if soft else hard_weights(probabilities), probabilities, foreign)
 
@@ -198,10 +217,10 @@ def _refined(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.flo
         weights = np.exp(evidence.log_weights(pool.log_weights(texts), flat))
         pool = PoolModel.fit(texts, hard_weights(weights), router.union, n_labels)
     usual = _usual(parts, router.method)
-    foreign = ForeignTexts.fit(texts.view, usual)
-    share = float(foreign(texts.view, usual).mean())
+    refinement = Refinement(pool, evidence, ForeignTexts.fit(texts.view, usual))
+    share = float(refinement.foreign(texts.view, usual).mean())
     return replace(
-        router, pool=pool, evidence=evidence, foreign=foreign, offsets=found.offsets,
+        router, refinement=refinement, offsets=found.offsets,
         importance=found.importance, spread=_spread(parts, found.importance),
         findings={**findings, "refined": 1.0, "view_exponent": evidence.kappa, "foreign_share": share},
     )  # fmt: skip

@@ -161,7 +161,7 @@ def write_supervision(
             weight=weights[here].astype(np.float32),
             routing=routing.weights[here].astype(np.float32),
             scores=routing.scores[here].astype(np.float32),
-            foreign=routing.foreign[here].astype(np.float32) if router.foreign else None,
+            foreign=routing.foreign[here].astype(np.float32) if router.refinement else None,
             teachers=np.hstack(distributions).astype(np.float32) if method.objective == "uhc" else None,
             states=tuple(one.states for one in outputs if one.states is not None) if method.keep else (),
         )
