@@ -16,7 +16,7 @@ from muki.integration.stage import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method
 from muki.routing.calibration import match_shares, normal_ranks, standardise
-from muki.routing.density import ClassGaussians
+from muki.routing.density import ClassGaussians, principal_axes
 from muki.routing.evidence import Evidence, temper
 from muki.routing.foreign import excess_on_the_right
 from muki.routing.refinement import trust
@@ -232,6 +232,21 @@ def test_a_small_pool_with_a_small_teacher_is_refined():
 def test_a_teacher_that_owns_nothing_of_the_pool_is_left_out():
     outputs, space, view, owner = pool(shares=(0.5, 0.5, 0.0), n=1000)
     assert right(fit_router(PLUS, outputs, space, view)(outputs, view).weights, owner) > 0.95
+
+
+def test_principal_axes_hold_the_variance():
+    x = np.random.default_rng(0).normal(size=(50, 5)) * [1, 9, 1, 5, 1]
+    axes = principal_axes(x, 2)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(2), atol=1e-12)
+    assert np.abs(axes[[1, 3], [0, 1]]).min() > 0.95
+    np.testing.assert_array_equal(principal_axes(x, 12), np.eye(5))
+
+
+def test_a_pool_that_is_too_small_to_show_its_classes_keeps_its_scores():
+    outputs, space, view, _ = pool(n=149)
+    router = fit_router(PLUS, outputs, space, view)
+    assert router.refinement is None
+    np.testing.assert_allclose(router(outputs, view).weights, softmax(4 * router(outputs, view).scores))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -17,6 +17,7 @@ from muki.formulas import Array, softmax
 from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.routing.calibration import normal_ranks, standardise
+from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
 from muki.routing.refinement import FOLDS, SHARPNESS, Neighbourhood, PoolModel, refine
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 FIT_ROWS = 20_000  # statistics of a large pool come from so many of its texts
 _LONG_TAILS = ("mahalanobis", "relative-mahalanobis", "neighbours")
+_FEWEST = 150  # texts of a pool; fewer do not show its classes
+_TEXTS_PER_AXIS = 4  # of a small pool: a covariance in more dimensions would be one of noise
 _ROUNDS = 2  # of weighing the two judges and fitting the pool's classes anew
 
 Column = Callable[[TeacherOutputs], Array]
@@ -60,25 +63,32 @@ class Refinement:
     """What the pool taught a method that refines.
 
     Attributes:
+        axes: of the neutral view, in which the pool is looked at, shape (H, D).
         pool: classes in the neutral view.
         evidence: how view and scores are weighed.
         foreign: tells texts that belong to nobody.
     """
 
+    axes: Array
     pool: PoolModel
     evidence: Evidence
     foreign: ForeignTexts
 
-    def __call__(self, texts: Neighbourhood, parts: Array, usual: Array) -> tuple[Array, Array]:
+    def __call__(
+        self, outputs: list[TeacherOutputs], view: NDArray[np.float16], parts: Array, usual: Array
+    ) -> tuple[Array, Array]:
         """Probabilities that each teacher knows the answer (n, N), and that none does (n,).
 
         Args:
-            texts: n texts in the neutral view.
+            outputs: each teacher's, of n texts.
+            view: of these texts, shape (n, H).
             parts: their calibrated scores, shape (n, N, P).
             usual: how usual each is for each teacher, shape (n, N).
         """
-        log_weights = self.evidence.log_weights(self.pool.log_weights(texts), parts.reshape(len(parts), -1))
-        return np.exp(log_weights), self.foreign(texts.view, usual)
+        x = unit_length(view)
+        log_weights = self.pool.log_weights(neighbourhood(outputs, x @ self.axes))
+        weights = np.exp(self.evidence.log_weights(log_weights, parts.reshape(len(parts), -1)))
+        return weights, self.foreign(x, usual)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class Router:
         if self.refinement is None or view is None:
             probabilities, foreign = softmax(SHARPNESS * scores), np.zeros(len(scores))
         else:
-            probabilities, foreign = self.refinement(neighbourhood(outputs, view), parts, _usual(parts, self.method))
+            probabilities, foreign = self.refinement(outputs, view, parts, _usual(parts, self.method))
         soft = self.method.integration == "soft"
         return Routing(scores, probabilities if soft else hard_weights(probabilities), probabilities, foreign)
 
@@ -180,15 +190,16 @@ def fit_router(
         router = replace(router, spread=_spread(router.parts(outputs), priors))
     if method.refinement == "none" or view is None:
         return router
+    if len(view) < _FEWEST:
+        logger.info("refinement: %d texts are too few to show their classes, keeping the scores", len(view))
+        return replace(router, findings={"refined": 0.0})
     return _refined(router, outputs, view, len(space.labels))
 
 
-def neighbourhood(outputs: list[TeacherOutputs], view: NDArray[np.float16]) -> Neighbourhood:
+def neighbourhood(outputs: list[TeacherOutputs], view: Array) -> Neighbourhood:
     """What refinement reads of some texts; the fold of a text follows from its row, in every shard alike."""
-    x = view.astype(np.float64)
-    length = np.linalg.norm(x, axis=-1, keepdims=True)
     return Neighbourhood(
-        view=x / np.maximum(length, 1e-12),
+        view=view,
         distributions=[softmax(one.logits) for one in outputs],
         folds=fold_of(outputs[0].rows),
     )
@@ -200,7 +211,9 @@ def fold_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _refined(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.float16], n_labels: int) -> Router:
-    texts = neighbourhood(outputs, view)
+    x = unit_length(view)
+    axes = principal_axes(x, len(x) // _TEXTS_PER_AXIS)
+    texts = neighbourhood(outputs, x @ axes)
     parts = router.parts(outputs)
     found = refine(texts, parts, router.importance, router.union, n_labels)
     findings = {"view_accuracy": found.trust.view_accuracy, "score_accuracy": found.trust.score_accuracy}
@@ -217,8 +230,8 @@ def _refined(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.flo
         weights = np.exp(evidence.log_weights(pool.log_weights(texts), flat))
         pool = PoolModel.fit(texts, hard_weights(weights), router.union, n_labels)
     usual = _usual(parts, router.method)
-    refinement = Refinement(pool, evidence, ForeignTexts.fit(texts.view, usual))
-    share = float(refinement.foreign(texts.view, usual).mean())
+    refinement = Refinement(axes, pool, evidence, ForeignTexts.fit(x, usual))
+    share = float(refinement.foreign(x, usual).mean())
     return replace(
         router, refinement=refinement, offsets=found.offsets,
         importance=found.importance, spread=_spread(parts, found.importance),

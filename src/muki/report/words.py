@@ -224,7 +224,9 @@ def _refinement(facts: Facts) -> list[Remark]:
     if view is None or scores is None:
         return [
             Remark(
-                "warn", "The student's encoder gave no view of the texts, so that the teachers' scores alone decided."
+                "warn",
+                "The student's encoder gave no view of the texts, or there were too few to show the classes in it, so "
+                "that the teachers' scores alone decided.",
             )
         ]
     judges = f"by estimates without labels it is right on {percent(view, 0)} of the texts, they on {percent(scores, 0)}"

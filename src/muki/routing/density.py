@@ -71,6 +71,32 @@ class ClassGaussians:
         return result
 
 
+def unit_length(vectors: ArrayLike) -> Array:
+    """Scale each row to length 1, shape (n, H)."""
+    x = np.asarray(vectors, dtype=np.float64)
+    result: Array = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    return result
+
+
+def principal_axes(vectors: Array, most: int) -> Array:
+    """The axes of largest variance, at most `most` and at least two; all axes as they are where there are no more.
+
+    Args:
+        vectors: shape (n, H).
+        most: how many.
+
+    Returns:
+        orthonormal columns, shape (H, D).
+    """
+    width = vectors.shape[1]
+    if most >= width:
+        return np.eye(width)
+    centered = vectors - vectors.mean(axis=0)
+    _, axes = np.linalg.eigh(centered.T @ centered)
+    result: Array = axes[:, ::-1][:, : max(2, most)]
+    return result
+
+
 def sample(vectors: Array) -> Array:
     """At most `REFERENCES` of the rows, evenly spread."""
     return vectors[:: -(-len(vectors) // REFERENCES)]

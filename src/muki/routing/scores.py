@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from muki.certainty import certainty
 from muki.formulas import Array, entropy, logsumexp, softmax
-from muki.routing.density import ClassGaussians, neighbour_distance, sample
+from muki.routing.density import ClassGaussians, neighbour_distance, sample, unit_length
 from muki.teachers.outputs import TeacherOutputs
 
 Scorer = Callable[[TeacherOutputs], Array]
@@ -71,8 +71,8 @@ def fit_relative_mahalanobis(pool: TeacherOutputs) -> Scorer:
 
 def fit_neighbours(pool: TeacherOutputs) -> Scorer:
     """Minus the distance of the teacher's features to near neighbours among the pool's."""
-    references = sample(_directions(pool))
-    return lambda outputs: -neighbour_distance(_directions(outputs), references)
+    references = sample(unit_length(_features(pool)))
+    return lambda outputs: -neighbour_distance(unit_length(_features(outputs)), references)
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,6 @@ def available(outputs: list[TeacherOutputs]) -> list[str]:
 def _own_classes(pool: TeacherOutputs) -> ClassGaussians:
     predicted = np.eye(pool.logits.shape[1])[pool.logits.argmax(axis=-1)]
     return ClassGaussians.fit(_features(pool), predicted)
-
-
-def _directions(outputs: TeacherOutputs) -> Array:
-    """Features with length 1, shape (n, H)."""
-    x = _features(outputs).astype(np.float64)
-    result: Array = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-    return result
 
 
 def _features(outputs: TeacherOutputs) -> NDArray[np.float16]:
