@@ -499,8 +499,8 @@ HINT = (
         ]),
         ({"refined": False}, [
             ("warn", HINT),
-            ("warn", "The student's encoder gave no view of the texts, or there were too few to show the classes in it, "
-             "so that the teachers' scores alone decided."),
+            ("warn", "The student's encoder gave no view of the texts, or there were too few to show the classes in "
+             "it, so that the teachers' scores alone decided."),
         ]),
         (None, []),
     ],
