@@ -1075,7 +1075,7 @@ def test_fine_tuned_teachers_can_be_integrated(tmp_path: Path, encoder: Path):
     for labels in ("sports,film", "politics,film"):
         works(
             "finetune", "--base", encoder, "--texts", source, "--labels", labels, "-o", tmp_path / labels[:6],
-            "--max-length", 16, "--set", "epochs=6", "--set", "learning_rate=0.005", "--set", "batch_size=4",
+            "--max-length", 16, "--set", "epochs=20", "--set", "learning_rate=0.003", "--set", "batch_size=4",
             "--set", "bf16=false",
         )  # fmt: skip
     result = muki.integrate(
