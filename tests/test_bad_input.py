@@ -72,7 +72,7 @@ def works(*args: object) -> str:
     return result.stderr
 
 
-def refused(message: str, *args: object, continues: Path | None = None) -> None:
+def assert_refused(message: str, *args: object, continues: Path | None = None) -> None:
     """Run a command that must stop with exactly this message; `continues` is the run folder, if it may be there."""
     result = muki(*args)
     more = continues is not None and (continues / "config.yaml").exists()
@@ -296,7 +296,7 @@ def test_a_teacher_that_cannot_be_used_is_named_with_the_reason(kind, tmp_path, 
     folder = tmp_path / "bad"
     make(folder, teachers[0])
     args = integrate(teachers=[teachers[1], folder])
-    refused(f"teacher 'bad': {message(folder)}", *args, continues=tmp_path / "run")
+    assert_refused(f"teacher 'bad': {message(folder)}", *args, continues=tmp_path / "run")
 
 
 def test_nothing_but_the_message_reaches_a_real_terminal(tmp_path, encoder, teachers, integrate):
@@ -319,7 +319,7 @@ def test_a_teachers_own_code_runs_only_after_it_was_allowed(tmp_path, teachers, 
     monkeypatch.setattr(sys, "path", sys.path[:])
     folder = own_code(teachers[0], tmp_path / "own")
     args = integrate(teachers=[folder, teachers[1]])
-    refused(f"teacher 'own': {REMOTE}--trust-remote-code", *args, continues=tmp_path / "run")
+    assert_refused(f"teacher 'own': {REMOTE}--trust-remote-code", *args, continues=tmp_path / "run")
     assert not (tmp_path / "ran").exists()
     works(*args, "--trust-remote-code")
     assert (tmp_path / "ran").exists()
@@ -350,7 +350,7 @@ def test_a_text_that_makes_logits_nan_is_named_and_the_scores_before_it_are_kept
         "teacher 'bad': logits are not finite (nan for the text in row 20); finite numbers are expected: "
         "check the checkpoint, or load it with dtype: float32"
     )
-    refused(message, "run", config, continues=tmp_path / "run")
+    assert_refused(message, "run", config, continues=tmp_path / "run")
     kept = work(tmp_path / "run", "scores/culture/")
     assert (len(kept), len(work(tmp_path / "run", "scores/bad/"))) == (3, 2)
 
@@ -367,7 +367,7 @@ def test_the_same_teacher_twice_is_refused(copy, tmp_path, teachers, integrate):
         f"teachers 'news' and '{second}': the same model twice (equal weights, labels and tokenizer); "
         "give each teacher once"
     )
-    refused(message, *integrate(teachers=[*teachers, twin]), continues=tmp_path / "run")
+    assert_refused(message, *integrate(teachers=[*teachers, twin]), continues=tmp_path / "run")
 
 
 def test_the_yaml_that_the_message_about_generic_names_shows_works(tmp_path, teachers, settings):
@@ -405,7 +405,9 @@ def test_the_yaml_that_the_message_about_generic_names_shows_works(tmp_path, tea
 )
 def test_aliases_that_do_not_fit_are_refused(aliases, message, tmp_path, teachers, settings):
     content = settings(teachers=[{"model": str(teachers[0]), "labels": aliases}, {"model": str(teachers[1])}])
-    refused(f"teacher 'news': {message}", "run", run_file(tmp_path / "r.yaml", content), continues=tmp_path / "run")
+    assert_refused(
+        f"teacher 'news': {message}", "run", run_file(tmp_path / "r.yaml", content), continues=tmp_path / "run"
+    )
 
 
 @pytest.mark.parametrize("value", [None, False], ids=["nothing", "no"])
@@ -416,7 +418,7 @@ def test_an_alias_that_yaml_does_not_read_as_text_is_refused(value, tmp_path, te
         f"{config}: 1 problem\n  teachers.0.labels: the name for 'sports' is {value}, expected text; "
         "put words like yes, no, on and off in quotes"
     )
-    refused(message, "run", config)
+    assert_refused(message, "run", config)
 
 
 def test_a_decoder_without_padding_token_works_with_its_end_token(tmp_path, teachers, integrate):
@@ -428,7 +430,7 @@ def test_a_decoder_without_padding_token_works_with_its_end_token(tmp_path, teac
 def test_a_teachers_relative_path_is_not_looked_up_on_the_hub(tmp_path, teachers, integrate):
     (tmp_path / "models").mkdir()
     message = "teacher 'nope': no such folder: 'models/nope'; give a save_pretrained folder or a Hub id"
-    refused(message, *integrate(teachers=[teachers[0], "models/nope"]), continues=tmp_path / "run")
+    assert_refused(message, *integrate(teachers=[teachers[0], "models/nope"]), continues=tmp_path / "run")
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -536,7 +538,7 @@ BAD_TEXTS: dict[str, tuple[str, str | bytes, Callable[[Path], str]]] = {
 def test_texts_that_cannot_be_read_are_named_with_file_and_line(kind, tmp_path, integrate):
     name, content, message = BAD_TEXTS[kind]
     path = file(tmp_path / name, content)
-    refused(message(path), *integrate(texts=path), continues=tmp_path / "run")
+    assert_refused(message(path), *integrate(texts=path), continues=tmp_path / "run")
     assert not (tmp_path / "run" / "texts").exists()  # nothing half-written
 
 
@@ -546,8 +548,8 @@ def test_missing_texts_and_empty_folders_are_named(tmp_path, integrate):
     file(folder / "notes.md", "a")
     missing = f"texts '{path}': no such file or folder; give a file ({SUFFIXES}), or a folder of such files"
     empty = f"texts '{folder}': a folder without text files; expected {SUFFIXES}"
-    refused(missing, *integrate(texts=path), continues=tmp_path / "run")
-    refused(empty, *integrate(texts=folder, output=tmp_path / "r2"), continues=tmp_path / "r2")
+    assert_refused(missing, *integrate(texts=path), continues=tmp_path / "run")
+    assert_refused(empty, *integrate(texts=folder, output=tmp_path / "r2"), continues=tmp_path / "r2")
 
 
 @pytest.mark.parametrize("part", ["page", "footer"])
@@ -560,7 +562,7 @@ def test_a_damaged_parquet_file_is_reported(part, tmp_path, pool_texts, integrat
     content[start : start + 20] = b"\xff" * 20
     path.write_bytes(content)
     said = reason(lambda: list(pq.ParquetFile(path).iter_batches()))
-    refused(f"{path}: not a readable Parquet file ({said})", *integrate(texts=path), continues=tmp_path / "run")
+    assert_refused(f"{path}: not a readable Parquet file ({said})", *integrate(texts=path), continues=tmp_path / "run")
 
 
 def test_empty_texts_are_skipped_counted_and_listed(tmp_path, integrate):
@@ -612,7 +614,7 @@ def test_texts_that_break_later_leave_the_finished_run_as_it_was(tmp_path, done,
     before, good = work(tmp_path / "run"), pool.read_bytes()
     pool.write_bytes(good + b"oops\n")
     message = f"{pool}, line 41: broken JSON (Expecting value at column 1); one object a line is expected"
-    refused(message, *done(), continues=tmp_path / "run")
+    assert_refused(message, *done(), continues=tmp_path / "run")
     assert work(tmp_path / "run") == before
     pool.write_bytes(good)
     works(*done())
@@ -638,7 +640,7 @@ def test_a_test_file_that_cannot_be_used_costs_nothing_that_is_finished(content,
     path, before = tmp_path / "test.jsonl", work(tmp_path / "run")
     if content:
         file(path, content)
-    refused(message(path), *done(f"test={{path: {path}}}"), continues=tmp_path / "run")
+    assert_refused(message(path), *done(f"test={{path: {path}}}"), continues=tmp_path / "run")
     assert work(tmp_path / "run") == before
     works(*done())
     assert work(tmp_path / "run") == before
@@ -705,7 +707,7 @@ def test_a_test_file_that_cannot_be_used_costs_nothing_that_is_finished(content,
 def test_wrong_settings_are_all_shown_at_once(changes, problems, tmp_path, settings):
     config = run_file(tmp_path / "r.yaml", settings(**changes))
     count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-    refused("\n  ".join([f"{config}: {count}", *problems]), "run", config)
+    assert_refused("\n  ".join([f"{config}: {count}", *problems]), "run", config)
     assert not (tmp_path / "run").exists()
 
 
@@ -729,12 +731,12 @@ def test_wrong_settings_are_all_shown_at_once(changes, problems, tmp_path, setti
 )
 def test_wrong_options_are_refused(options, message, tmp_path, teachers, encoder, pool):
     inputs = ["-t", teachers[0], "-t", teachers[1], "--student", encoder, "--texts", pool, "-o", tmp_path / "run"]
-    refused(message, "integrate", *inputs, *options)
+    assert_refused(message, "integrate", *inputs, *options)
     assert not (tmp_path / "run").exists()
 
 
 def test_one_teacher_is_not_enough(tmp_path, teachers, integrate):
-    refused(
+    assert_refused(
         "muki integrate: 1 problem\n  teachers: two or more teachers are needed, found 1",
         *integrate(teachers=teachers[:1]),
     )
@@ -758,7 +760,7 @@ def test_a_run_file_that_cannot_be_read_is_refused(content, message, tmp_path):
     config = tmp_path / "r.yaml"
     if content is not None:
         file(config, content)
-    refused(f"{config}: {message}", "run", config)
+    assert_refused(f"{config}: {message}", "run", config)
 
 
 # --- the run folder --------------------------------------------------------------------------------------------------
@@ -784,19 +786,19 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path, integrate
     message = (
         f"output '{output}': not empty, and not a run folder (no config.yaml of a run); choose another output folder"
     )
-    refused(message, *integrate(output=output))
+    assert_refused(message, *integrate(output=output))
     assert [p.name for p in output.iterdir()] == ["chapter.txt"]
 
 
 def test_a_file_as_output_is_refused_and_left_alone(tmp_path, integrate):
     output = file(tmp_path / "notes", "precious")
-    refused(f"output '{output}': is a file; give a folder", *integrate(output=output))
+    assert_refused(f"output '{output}': is a file; give a folder", *integrate(output=output))
     assert output.read_text() == "precious"
 
 
 def test_an_output_below_a_file_is_refused(tmp_path, integrate):
     parent = file(tmp_path / "notes", "precious")
-    refused(
+    assert_refused(
         f"output '{parent}/run': '{parent}' is a file; choose another output folder", *integrate(output=parent / "run")
     )
 
@@ -812,10 +814,10 @@ def test_a_typing_error_in_the_first_call_does_not_block_the_output_folder(wrong
 def test_a_stage_before_the_scores_says_what_to_run_first(stage, tmp_path, settings):
     config, output = run_file(tmp_path / "r.yaml", settings()), tmp_path / "run"
     message = f"run '{output}': nothing scored yet; run `muki score {output}` first"
-    refused(message, stage, config)
+    assert_refused(message, stage, config)
     output.mkdir()
     shutil.copy(config, output / "config.yaml")
-    refused(message, stage, output, continues=output)
+    assert_refused(message, stage, output, continues=output)
 
 
 def test_later_stages_say_which_one_is_missing(tmp_path, settings):
@@ -823,10 +825,12 @@ def test_later_stages_say_which_one_is_missing(tmp_path, settings):
     works("score", config)
     before = work(output)
     train = f"{output}/supervision: no finished supervision; run `muki supervise {output}` first"
-    refused(train, "train", output, continues=output)
-    refused(f"{output}/student: no student yet; run `muki train {output}` first", "evaluate", output, continues=output)
+    assert_refused(train, "train", output, continues=output)
+    assert_refused(
+        f"{output}/student: no student yet; run `muki train {output}` first", "evaluate", output, continues=output
+    )
     assert work(output) == before
-    refused(f"{tmp_path}/nothing: no such run file", "train", tmp_path / "nothing")
+    assert_refused(f"{tmp_path}/nothing: no such run file", "train", tmp_path / "nothing")
 
 
 # --- the student -----------------------------------------------------------------------------------------------------
@@ -855,7 +859,7 @@ def test_a_student_that_cannot_be_used_costs_nothing_that_is_finished(kind, tmp_
     make, message = BAD_STUDENTS[kind]
     path, before = tmp_path / "bad", work(tmp_path / "run")
     make(path, encoder)
-    refused(f"student '{path}': {message(path)}", *done(f"student.model={path}"), continues=tmp_path / "run")
+    assert_refused(f"student '{path}': {message(path)}", *done(f"student.model={path}"), continues=tmp_path / "run")
     assert work(tmp_path / "run") == before
     works(*done())
     assert work(tmp_path / "run") == before
@@ -871,7 +875,7 @@ def test_a_missing_relative_folder_is_not_looked_up_on_the_hub(command, tmp_path
     }[command]
     what = "model" if command == "predict" else "student"
     message = f"{what} 'models/nope': no such folder; give a save_pretrained folder or a Hub id"
-    refused(message, *args, continues=tmp_path / "run")
+    assert_refused(message, *args, continues=tmp_path / "run")
 
 
 def test_a_student_with_its_own_code_goes_the_whole_way_once_allowed(tmp_path, teachers, integrate, monkeypatch):
@@ -908,14 +912,14 @@ def test_predict_refuses_what_is_no_model_and_keeps_older_predictions(kind, tmp_
     make, message = BAD_MODELS[kind]
     path, output = tmp_path / "bad", file(tmp_path / "out.jsonl", "older predictions")
     make(path, teachers[0])
-    refused(f"model '{path}': {message(path)}", "predict", path, "--texts", pool, "-o", output)
+    assert_refused(f"model '{path}': {message(path)}", "predict", path, "--texts", pool, "-o", output)
     assert output.read_text() == "older predictions"
 
 
 def test_predict_keeps_older_predictions_when_a_line_is_broken(tmp_path, teachers):
     texts, output = file(tmp_path / "t.jsonl", OK * 3 + "oops\n"), file(tmp_path / "out.jsonl", "older predictions")
     message = f"{texts}, line 4: broken JSON (Expecting value at column 1); one object a line is expected"
-    refused(message, "predict", teachers[0], "--texts", texts, "-o", output)
+    assert_refused(message, "predict", teachers[0], "--texts", texts, "-o", output)
     assert output.read_text() == "older predictions"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "t.jsonl"]
 
@@ -924,7 +928,9 @@ def test_predict_does_not_replace_a_folder(tmp_path, teachers, pool):
     output = tmp_path / "thesis"
     output.mkdir()
     file(output / "chapter.txt", "precious")
-    refused(f"output '{output}': is a folder; give a file", "predict", teachers[0], "--texts", pool, "-o", output)
+    assert_refused(
+        f"output '{output}': is a folder; give a file", "predict", teachers[0], "--texts", pool, "-o", output
+    )
     assert (output / "chapter.txt").read_text() == "precious"
 
 
@@ -949,15 +955,15 @@ def labelled(tmp_path: Path, pool_texts: list[str]) -> Path:
 def test_finetune_refuses_wrong_options_and_keeps_an_older_teacher(options, message, tmp_path, encoder, labelled):
     output = save_teacher(tmp_path / "teacher", "bert", ["a", "b"])
     before = snapshot(output)
-    refused(message, "finetune", "--base", encoder, "--texts", labelled, "-o", output, *options)
+    assert_refused(message, "finetune", "--base", encoder, "--texts", labelled, "-o", output, *options)
     assert snapshot(output) == before
 
 
 def test_finetune_needs_a_label_column_with_two_labels(tmp_path, encoder, pool):
     args = ["finetune", "--base", encoder, "-o", tmp_path / "teacher", "--texts"]
-    refused(f"{pool}, line 1: no column 'label'; the columns there are: text", *args, pool)
+    assert_refused(f"{pool}, line 1: no column 'label'; the columns there are: text", *args, pool)
     same = write_jsonl(tmp_path / "same.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": None}])
-    refused("labels: two or more are needed, found 1 (x)", *args, same)
+    assert_refused("labels: two or more are needed, found 1 (x)", *args, same)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
@@ -970,7 +976,7 @@ def test_finetune_does_not_replace_what_is_no_model(kind, tmp_path, encoder, lab
         message = "is a file; give a folder"
     kept = file(output / "chapter.txt" if kind == "folder" else output, "precious")
     args = ["--base", encoder, "--texts", labelled, "-o", output, "--max-length", 32, "--set", "epochs=1"]
-    refused(f"output '{output}': {message}", "finetune", *args)
+    assert_refused(f"output '{output}': {message}", "finetune", *args)
     assert kept.read_text() == "precious"
 
 
