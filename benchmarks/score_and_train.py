@@ -4,7 +4,8 @@
 
 Usual schedule: K = 16 scoring as in `scoring.py`; then three epochs in float32, every text padded to 128 tokens,
 batches of 32, where each step runs every teacher again for its distributions. Ours: `muki score`, `supervise` and
-`train` of the preset `muki`, all that they do included. Both students learn the same supervision, three seeds each.
+`train` of the preset `muki`, all that they do included. Both students learn the same supervision, three seeds each, at
+1e-4. Three quarters of an hour on one core.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from muki.teachers.loading import Teacher
 from muki.texts import Text
 
 EPOCHS = 3
-LEARNING_RATE = 5e-5
+LEARNING_RATE = 1e-4
 
 
 def main() -> None:

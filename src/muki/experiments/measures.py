@@ -12,7 +12,14 @@ from scipy.stats import rankdata
 from muki.config import RunConfig
 from muki.errors import RunFolderError
 from muki.evaluation.evaluate import ensemble, load_outputs, route_test
-from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
+from muki.evaluation.metrics import (
+    accuracy,
+    calibration_error,
+    classification_metrics,
+    rightly_routed,
+    routing_accuracy,
+)
+from muki.evaluation.outlook import foreign_outlook
 from muki.formulas import Array
 from muki.integration.stage import Supervision, load_supervision
 from muki.labels import LabelSpace
@@ -36,18 +43,21 @@ def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
     routing, target = supervision.routing[known], supervision.target[known].argmax(axis=-1)
     parts = [np.isin(gold[known], list(own)) for own in columns]
     shares = [routing_accuracy(routing[own], gold[known][own], columns) for own in parts if own.any()]
+    right = rightly_routed(routing, gold[known], columns)
     return {
         "pool": len(gold),
         "foreign": int((~known).sum()),
-        "routing_accuracy": routing_accuracy(routing, gold[known], columns),
+        "routing_accuracy": float(right.mean()),
+        "routing_calibration_error": calibration_error(routing.max(axis=-1), right),
         "balanced_routing_accuracy": float(np.mean(shares)),
         "target_accuracy": accuracy(target, gold[known]),
+        **foreign_outlook(supervision.foreign),
         **_found_foreign(supervision, known),
     }
 
 
 def _found_foreign(supervision: Supervision, known: NDArray[np.bool_]) -> dict[str, float]:
-    """Area under the ROC curve of telling foreign texts, and the share that is called foreign, of both kinds.
+    """Area under the ROC curve of telling foreign texts, where the pool has both kinds.
 
     Methods that do not look for them are taken at one minus the surest teacher's score.
     """
@@ -58,8 +68,7 @@ def _found_foreign(supervision: Supervision, known: NDArray[np.bool_]) -> dict[s
     ranks = rankdata(evidence)
     outside = len(known) - int(known.sum())
     area = (ranks[~known].sum() - outside * (outside + 1) / 2) / (outside * int(known.sum()))
-    shares = {} if foreign is None else {"foreign_share": float(foreign.mean())}
-    return {"foreign_auroc": float(area), **shares}
+    return {"foreign_auroc": float(area)}
 
 
 def measure_answers(run: RunFolder, config: RunConfig, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:

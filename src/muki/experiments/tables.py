@@ -101,14 +101,16 @@ def _of_setting(name: str, records: Sequence[Record]) -> list[Table]:
                 ("expected_calibration_error", "expected calibration error"),
             )
         ]
-    found += [
-        Table(f"{name}: {title}", "", _plain(records, key))
-        for key, title in (
-            ("routing_accuracy", "routing accuracy on the pool"),
-            ("balanced_routing_accuracy", "routing accuracy, mean over the teachers' parts"),
-            ("target_accuracy", "target accuracy on the pool"),
-        )
-    ]
+    for key, title in (
+        ("routing_accuracy", "routing accuracy on the pool"),
+        ("balanced_routing_accuracy", "routing accuracy, mean over the teachers' parts"),
+        ("target_accuracy", "target accuracy on the pool"),
+        ("routing_calibration_error", "expected calibration error of the largest routing weight"),
+        ("foreign_share", "share of the pool that is called foreign"),
+        ("foreign_auroc", "foreign texts, area under the ROC curve"),
+    ):
+        if measured := [record for record in records if key in record]:
+            found.append(Table(f"{name}: {title}", "", _plain(measured, key)))
     return [*found, Table(f"{name}: seconds of scoring, against vanilla KD", "", _ratios(records))]
 
 
