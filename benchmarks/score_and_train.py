@@ -5,7 +5,7 @@
 Usual schedule: K = 16 scoring as in `scoring.py`; then three epochs in float32, every text padded to 128 tokens,
 batches of 32, where each step runs every teacher again for its distributions. Ours: `muki score`, `supervise` and
 `train` of the preset `muki`, all that they do included. Both students learn the same supervision, three seeds each, at
-1e-4. Three quarters of an hour on one core.
+1e-4. Half an hour on one core.
 """
 
 from __future__ import annotations

@@ -195,6 +195,12 @@ def test_one_text_or_a_file_but_not_both(run: Path):
     )
 
 
+def test_an_empty_text_is_refused(run: Path):
+    result = invoke("explain", run, " ")
+    assert result.exit_code == 2
+    assert "muki explain: the text is empty" in result.stderr
+
+
 def test_a_run_without_scores_cannot_explain(tmp_path: Path, settings):
     import yaml
 

@@ -37,6 +37,7 @@ import muki
 from muki import pipeline as stages
 from muki.cli import _Run, app
 from muki.config import TrainingConfig, make_config
+from muki.evaluation.card import _card_data
 from muki.student.data import split_holdout
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
@@ -960,7 +961,7 @@ def test_the_model_card_has_labels_bases_and_results_and_no_path_of_this_machine
     path = finished.root / "student" / "README.md"
     content = path.read_text(encoding="utf-8")
     card = ModelCard.load(path)
-    assert card.data.base_model == ["base", "culture", "news"]
+    assert card.data.base_model is None  # local folders are nothing that a Hub page can link to
     assert card.data.pipeline_tag == "text-classification"
     assert card.data.eval_results[0].metric_value == pytest.approx(finished.metrics["student"]["accuracy"], abs=1e-4)
     shares = finished.metrics["pool"]["label_share"]
@@ -970,6 +971,14 @@ def test_the_model_card_has_labels_bases_and_results_and_no_path_of_this_machine
     for folder in (finished.root, run_file.parent, *teachers, Path.home(), Path.cwd()):
         assert str(folder) not in content
     assert not re.search(r"(?<![\w./:])/(tmp|home|root|work|var|usr|private|Users)\b", content)
+
+
+def test_the_card_links_to_what_is_on_the_hub_and_to_nothing_else(finished: Folder, teachers: list[Path]):
+    content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
+    content["teachers"][0]["model"] = "org/news"
+    content["student"]["model"] = "distilbert-base-uncased"
+    card = _card_data("name", make_config(content, "test"), {}, {})
+    assert card.base_model == ["distilbert-base-uncased", "org/news"]
 
 
 def test_no_file_of_the_student_names_a_path_of_this_machine(finished: Folder, run_file: Path, teachers: list[Path]):

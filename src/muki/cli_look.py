@@ -50,6 +50,8 @@ def explain(
 
     if (text is None) == (texts is None):
         raise ConfigError('muki explain: give one text in quotes, or --texts FILE; e.g. muki explain run "a text"')
+    if text is not None and not text.strip():
+        raise ConfigError('muki explain: the text is empty; give one with words in it, e.g. muki explain run "a text"')
     config = config_of(run, only_looks=True)
     asked = [Text(0, text)] if text is not None else list(read(texts or "", Columns(text=config.texts.text)))
     for one in explain_texts(config, asked):

@@ -91,12 +91,9 @@ def _settings(config: RunConfig) -> str:
 
 
 def _card_data(name: str, config: RunConfig, metrics: dict[str, Any], licences: dict[str, str | None]) -> ModelCardData:
-    """Metadata: Hub ids of teachers and student base as `base_model`, results as a model index."""
-    bases = [
-        _public_name(source)
-        for source in [*(t.model for t in config.teachers), config.student.model]
-        if source != IN_MEMORY
-    ]
+    """Metadata: teachers and student base that are on the Hub as `base_model`, results as a model index."""
+    sources = [*(teacher.model for teacher in config.teachers), config.student.model]
+    bases = sorted({source for source in sources if source != IN_MEMORY and not Path(source).is_absolute()})
     results = None
     if "test" in metrics:
         test = Path(metrics["test"]["source"]).name
@@ -115,7 +112,7 @@ def _card_data(name: str, config: RunConfig, metrics: dict[str, Any], licences: 
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["text-classification", "knowledge-integration", "distillation", "muki"],
-        base_model=sorted(set(bases)),
+        base_model=bases or None,
         license=common.pop() if len(common := set(licences.values())) == 1 else None,
         model_name=name,
         eval_results=results,
