@@ -38,7 +38,9 @@ from muki import pipeline as stages
 from muki.cli import _Run, app
 from muki.config import TrainingConfig, make_config
 from muki.evaluation.card import _card_data
+from muki.progress import progress
 from muki.student.data import split_holdout
+from muki.student.training import training_arguments
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
 NEWS, CULTURE = ("sports", "politics", "business"), ("technology", "health", "film")
@@ -918,6 +920,26 @@ def test_the_checkpoint_is_chosen_by_the_integration_loss_on_held_out_texts(tmp_
     g = supervision["target"][held_out].astype(float)
     loss = (supervision["weight"][held_out] * (g * np.log(g / q)).sum(axis=1)).mean()
     assert loss == pytest.approx(record["best_held_out_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("steps_an_epoch", "epochs", "between"), [(9, 56, 26), (100, 5, 100), (4000, 3, 500), (1, 3, 1)]
+)
+def test_a_small_pool_that_is_read_many_times_is_not_saved_each_time(
+    tmp_path: Path, steps_an_epoch: int, epochs: int, between: int
+):
+    args = training_arguments(TrainingConfig(epochs=epochs), tmp_path, steps_an_epoch, evaluate=True)
+    assert args.save_steps == args.eval_steps == between
+
+
+def test_progress_of_continued_work_does_not_count_what_was_done_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    clock = iter([0.0, 10.0, 10.0])  # start, after two steps, end
+    monkeypatch.setattr("muki.progress.time.monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, "muki"), progress("training", 104, "steps", done=100) as advance:
+        advance(2)
+    assert caplog.messages == ["training: 102/104 steps, 0.2/s, 0:10 left", "training: 2 steps in 0:10"]
 
 
 def test_patience_stops_the_training(tmp_path: Path, finished: Folder):

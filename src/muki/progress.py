@@ -22,24 +22,26 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
-    """Show how far `total` units (None: unknown) are, with rate and remaining time.
+def progress(title: str, total: int | None, unit: str, done: int = 0) -> Iterator[Advance]:
+    """Show how far `total` units (None: unknown) are, with rate and remaining time; `done` were finished earlier.
 
     On a terminal a bar; otherwise log lines at INFO, the first after two seconds, then one each quarter of a minute.
     """
     if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, desc=title, unit=f" {unit}", delay=_SILENT_SECONDS, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=total, initial=done, desc=title, unit=f" {unit}", delay=_SILENT_SECONDS, dynamic_ncols=True
+        ) as bar:
             yield bar.update
         return
 
     start = last = time.monotonic()
-    done_so_far = done_at_last = 0
+    done_so_far = done_at_last = done
 
-    def advance(done: int) -> None:
+    def advance(finished: int) -> None:
         nonlocal last, done_so_far, done_at_last
-        done_so_far += done
+        done_so_far += finished
         now = time.monotonic()
         first = last == start and now - start > _SILENT_SECONDS
         if first or now - last > _LINE_SECONDS:
@@ -53,7 +55,7 @@ def progress(title: str, total: int | None, unit: str) -> Iterator[Advance]:
 
     yield advance
     if last > start:
-        logger.info("%s: %d %s in %s", title, done_so_far, unit, clock(time.monotonic() - start))
+        logger.info("%s: %d %s in %s", title, done_so_far - done, unit, clock(time.monotonic() - start))
 
 
 def clock(seconds: float) -> str:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_STEPS_BETWEEN_CHECKPOINTS = 500
+MOST_CHECKPOINTS = 20  # of a short training: a small pool is read many times
 
 
 class IntegrationTrainer(Trainer):
@@ -69,9 +70,8 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            self._context = progress(self.title, state.max_steps, "steps")
+            self._context = progress(self.title, state.max_steps, "steps", done=state.global_step)
             self._advance = self._context.__enter__()
-            self._advance(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -182,10 +182,12 @@ def training_arguments(
     training: TrainingConfig, folder: Path, steps_per_epoch: int, evaluate: bool
 ) -> TrainingArguments:
     """Our settings as transformers' `TrainingArguments`; what the user passes through wins."""
-    between = max(1, min(steps_per_epoch, MAX_STEPS_BETWEEN_CHECKPOINTS))
+    epochs = training.epochs_of(steps_per_epoch)
+    an_epoch_or_more = max(steps_per_epoch, math.ceil(epochs * steps_per_epoch / MOST_CHECKPOINTS))
+    between = max(1, min(an_epoch_or_more, MAX_STEPS_BETWEEN_CHECKPOINTS))
     settings: dict[str, Any] = {
         "output_dir": str(folder),
-        "num_train_epochs": training.epochs_of(steps_per_epoch),
+        "num_train_epochs": epochs,
         "learning_rate": training.learning_rate,
         "per_device_train_batch_size": training.batch_size,
         "per_device_eval_batch_size": 2 * training.batch_size,
