@@ -25,12 +25,12 @@ from tiny import byte_bpe, model_and_tokenizer, save_encoder, save_teacher
 from typer.testing import CliRunner
 
 from muki.cli import _Run, app
-from muki.errors import LabelError, StudentError, TeacherError
+from muki.errors import LabelError, StudentError, TeacherError, TextsError
 from muki.labels import union
 from muki.methods import PRESETS
 from muki.teachers.loading import load_teacher
 from muki.teachers.survey import survey
-from muki.texts import TextShards
+from muki.texts import TextShards, read
 from muki.view import unit_length
 
 QUICK = ["method.passes=2", "training.epochs=1", "training.batch_size=8"]
@@ -540,6 +540,32 @@ def test_texts_that_cannot_be_read_are_named_with_file_and_line(kind, tmp_path, 
     path = file(tmp_path / name, content)
     assert_refused(message(path), *integrate(texts=path), continues=tmp_path / "run")
     assert not (tmp_path / "run" / "texts").exists()  # nothing half-written
+
+
+@pytest.mark.parametrize("row", [("my parcel is late", "delivery"), ("late", "again", "delivery"), ["late"], 7])
+def test_rows_in_memory_that_are_no_texts_are_named(row):
+    source: list[object] = [{"text": "a late goal"}, row]
+    with pytest.raises(TextsError) as error:
+        list(read(source))
+    assert str(error.value) == (
+        f"texts in memory, row 1: found {type(row).__name__}, expected a string or a mapping with 'text'"
+    )
+
+
+def test_rows_of_a_hub_data_set_that_lack_the_column_are_named(monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: [{"text": "a"}, {"body": "b"}])
+    with pytest.raises(TextsError) as error:
+        list(read("team/set"))
+    assert str(error.value) == "team/set, row 1: no column 'text'; the columns there are: body"
+
+
+def test_hidden_files_and_folders_are_not_read(tmp_path):
+    folder = tmp_path / ".kept" / "texts"  # hidden above the folder that was asked for: that is no matter
+    for name in ("pool.txt", "more/pool.txt", ".pool.txt", ".ipynb_checkpoints/pool.txt", "more/.old/deep/pool.txt"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file(path, f"{name}\n")
+    assert [text.text for text in read(str(folder))] == ["more/pool.txt", "pool.txt"]
 
 
 def test_missing_texts_and_empty_folders_are_named(tmp_path, integrate):

@@ -213,6 +213,19 @@ def test_attention_with_masks_is_attention_with_dropout():
         assert torch.allclose(found, expected, atol=1e-6), kwargs
 
 
+@pytest.mark.parametrize("form", ["boolean", "added"])
+def test_padding_that_may_attend_nowhere_gives_numbers_and_the_text_what_it_had(form: str):
+    q, k, v = (torch.randn(1, 2, 5, 4) for _ in range(3))
+    keep = torch.ones(5, 5, dtype=torch.bool).tril()
+    keep[:, :2] = False  # two places of padding on the left: their own rows are empty
+    mask = keep if form == "boolean" else torch.zeros(5, 5).masked_fill(~keep, float("-inf"))
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)[:, :, 2:]
+    with DropoutMasks(max_length=8, widest=200).batch(pass_keys(0, np.arange(1), 0)):
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=1e-9)
+    assert torch.isfinite(found).all()
+    assert torch.allclose(found[:, :, 2:], expected, atol=1e-6)
+
+
 def test_attention_with_masks_repeats_grouped_keys():
     q, k, v = torch.randn(2, 4, 5, 4), torch.randn(2, 2, 5, 4), torch.randn(2, 2, 5, 4)
     expected = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)

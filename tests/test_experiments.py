@@ -20,7 +20,7 @@ from muki.engines.work import Part
 from muki.errors import ConfigError, TextsError
 from muki.experiments import harness
 from muki.experiments.grid import Grid, Setting, load_grid
-from muki.experiments.harness import Laboratory, collect, compare, public, write_results
+from muki.experiments.harness import Cell, Laboratory, collect, compare, public, write_results
 from muki.experiments.measures import correct_of
 from muki.experiments.plots import draw, has_student
 from muki.experiments.statistics import better, difference, mean_interval, recovered_gap
@@ -411,6 +411,34 @@ def test_cells_share_teachers_and_scores_and_are_done_once(small: Path, monkeypa
     assert "two-teachers: accuracy of the student" in (folder / "results.md").read_text()
     for path in folder.iterdir():
         assert str(small.parent) not in path.read_text(), path.name
+
+
+def test_a_cell_is_done_again_where_its_data_changed(small: Path):
+    settings = load_grid(small)
+    group = next(iter(settings.groups()))
+    cell = harness.cells_of(settings, group)[0]
+    before = Laboratory(settings, group).key(cell)
+    with gzip.open(Path(settings.data[group.data]) / "train.jsonl.gz", "at", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "one more", "label": LABELS[0]}) + "\n")
+    harness._content.cache_clear()
+    assert Laboratory(settings, group).key(cell) != before
+
+
+def test_groups_that_share_teachers_are_always_in_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    three = {"plain": Setting(), "uneven": Setting(shares=[0.9, 0.1]), "small": Setting(pool=9)}
+    many = grid(settings=three, seeds=[0, 1, 2], output=str(tmp_path))
+    done: dict[int, list[Any]] = {1: [], 2: []}
+    for number, groups in done.items():
+        monkeypatch.setattr(Laboratory, "run", lambda _, cell, groups=groups: record_of(cell, groups))
+        compare(many, Part(number, 2))
+    shared = [{(group.data, group.seed) for group in groups} for groups in done.values()]
+    assert shared == [{("d", 0), ("d", 2)}, {("d", 1)}]
+    assert sorted(map(str, done[1] + done[2])) == sorted(map(str, many.groups()))
+
+
+def record_of(cell: Cell, groups: list[Any]) -> dict[str, Any]:
+    groups.append(cell.group)
+    return {**cell.group.model_dump(), "method": cell.name}
 
 
 def test_a_failed_cell_is_noted_and_tried_again(small: Path, monkeypatch: pytest.MonkeyPatch):

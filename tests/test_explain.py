@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from conftest import write_jsonl
 from test_report import make_run
 from test_run import invoke, works
@@ -187,6 +188,58 @@ def test_any_text_and_any_file_can_be_explained(run: Path, tmp_path: Path, pool_
     assert [json.loads(line)["row"] for line in lines] == [None, 3]
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, teachers: list[Path], encoder: Path, pool_texts: list[str]) -> Path:
+    """A run over pairs; its file is beside it. The first text of rows 4 and 5 is the same."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = [{"text": text, "reply": pool_texts[-1 - i]} for i, text in enumerate(pool_texts)]
+    rows[5]["text"] = rows[4]["text"]
+    pool = write_jsonl(folder / "pool.jsonl", [dict(row) for row in rows])
+    content = {
+        "teachers": [{"model": str(path), "max_length": 32} for path in teachers],
+        "student": {"model": str(encoder), "max_length": 32}, "texts": {"path": str(pool), "text_pair": "reply"},
+        "method": {"passes": 2}, "training": {"epochs": 1, "batch_size": 8}, "output": str(folder / "run"),
+    }  # fmt: skip
+    (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    works("score", folder / "run.yaml")
+    works("supervise", folder / "run.yaml")
+    return folder
+
+
+def test_a_pair_of_the_pool_is_explained_by_the_runs_own_numbers(pairs: Path):
+    run, pool = pairs / "run", [json.loads(line) for line in (pairs / "pool.jsonl").read_text().splitlines()]
+    lines = works("explain", run, "--texts", pairs / "pool.jsonl", "--json").stdout.splitlines()
+    said = [json.loads(line) for line in lines]
+    assert [one["row"] for one in said] == list(range(len(pool)))
+    stored = pq.read_table(run / "supervision" / "shard-00000.parquet").to_pylist()
+    names = list(json.loads((run / "labels.json").read_text(encoding="utf-8"))["teachers"])
+    for one, row, wanted in zip(said, pool, stored, strict=True):
+        weights = {voice["teacher"]: voice["weight"] for voice in one["voices"]}
+        assert [weights[name] for name in names] == pytest.approx(wanted["routing"], abs=2e-3)
+        assert (one["text"], one["text_pair"]) == (row["text"], row["reply"])
+    shown = works("explain", run, pool[5]["text"], "--pair", pool[5]["reply"]).stdout
+    assert shown.startswith(f"“{pool[5]['text']}” and “{pool[5]['reply']}”   (row 5 of the pool)\n")
+    (alone,) = works("explain", run, pool[5]["text"], "--pair", "other", "--json").stdout.splitlines()
+    assert json.loads(alone)["row"] is None
+
+
+def test_a_single_text_is_refused_where_the_runs_are_pairs_and_a_pair_where_they_are_not(pairs: Path, run: Path):
+    single = invoke("explain", pairs / "run", "a text")
+    assert single.exit_code == 2
+    assert (
+        "muki: explain: this run's texts are pairs (text_pair: reply), but a single text was given; give its second "
+        "text with --pair, or pairs with --texts FILE\n"
+    ) in single.stderr
+    pair = invoke("explain", run, "a text", "--pair", "another")
+    assert pair.exit_code == 2
+    assert (
+        "muki: explain: this run's texts are no pairs, but a second text was given; leave --pair out\n" in pair.stderr
+    )
+    file = invoke("explain", run, "--texts", pairs / "pool.jsonl", "--pair", "another")
+    assert file.exit_code == 2
+    assert "muki: muki explain: --pair is the second text of one text in quotes; in a file it is" in file.stderr
+
+
 def test_one_text_or_a_file_but_not_both(run: Path):
     result = invoke("explain", run)
     assert result.exit_code == 2
@@ -202,8 +255,6 @@ def test_an_empty_text_is_refused(run: Path):
 
 
 def test_a_run_without_scores_cannot_explain(tmp_path: Path, settings):
-    import yaml
-
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings()), encoding="utf-8")
     result = invoke("explain", tmp_path / "run.yaml", "a text")
     assert result.exit_code == 2

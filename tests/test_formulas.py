@@ -86,6 +86,12 @@ def test_margin_of_teachers_that_all_agree_is_the_best_score():
     assert margin([[0.9, 0.8]], np.array([[3, 3]])) == pytest.approx([0.9 + 1e-6])
 
 
+def test_margin_of_teachers_that_all_agree_is_not_the_smallest_where_scores_go_below_0():
+    scores = np.array([[-1.0, -2.0], [-1.0, -1.3], [-5.0, -4.0]])
+    found = margin(scores, np.array([[3, 3], [3, 4], [3, 4]]))
+    assert found == pytest.approx([4.0 + 1e-6, 0.3 + 1e-6, 1.0 + 1e-6])
+
+
 def test_margin_is_the_plain_one_where_no_class_is_shared():
     scores, predictions = rng.random((50, 3)), np.tile([0, 5, 9], (50, 1))
     assert margin(scores, predictions) == pytest.approx(margin(scores))

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import write_jsonl
+from safetensors.torch import load_file, save_file
 from test_run import invoke, works
 from tiny import save_teacher
 
-from muki.config import load_config, make_config
+from muki.config import TeacherConfig, load_config, make_config
 from muki.inspection import findings
 from muki.inspection.estimate import Speed, StudentSpeed, estimate
-from muki.inspection.look import inspect
+from muki.inspection.findings import Finding
+from muki.inspection.look import Inspection, inspect
 from muki.inspection.render import cost_line, rendered, size
 from muki.inspection.texts import guess_language, look
 from muki.labels import union
+from muki.pipeline import load_from_config
+from muki.teachers.loading import Teacher
 from muki.texts import Text
 
 Settings = Callable[..., dict[str, Any]]
@@ -150,6 +156,73 @@ def test_labels_without_a_meaning_stop_nothing_but_are_a_problem(
     assert str(found).startswith("teacher generic: label names LABEL_0, LABEL_1 say nothing, and would be merged")
     assert "LABEL_0: <name>" in found.remedy
     assert [one.name for one in seen.teachers] == ["news"]
+    assert seen.cost is None
+
+
+def problems(seen: Inspection) -> list[Finding]:
+    return [one for one in seen.findings if one.level == "problem"]
+
+
+def test_teachers_whose_labels_do_not_fit_together_are_a_problem_and_the_rest_is_still_told(
+    tmp_path: Path, settings: Settings
+):
+    stars = [save_teacher(tmp_path / name, "bert", ["1", "2"], seed=i) for i, name in enumerate(("one", "two"), 3)]
+    seen = inspect(make_config(settings(teachers=[teacher(path) for path in stars]), "test"))
+    (found,) = problems(seen)
+    assert str(found).startswith("teachers one and two: both have a label ")
+    assert "a number alone does not say whether it is the same class; name them in the run file" in str(found)
+    assert [one.name for one in seen.teachers] == ["one", "two"]
+    assert seen.student is not None
+    assert (seen.labels, seen.sample, seen.cost) == ([], None, None)
+
+
+@pytest.mark.parametrize("tensor", ["classifier.weight", "bert.embeddings.word_embeddings.weight"])
+def test_a_teacher_that_gives_no_numbers_is_a_problem_and_the_rest_is_still_told(
+    tensor: str, tmp_path: Path, settings: Settings, teachers: list[Path]
+):
+    bad = save_teacher(tmp_path / "bad", "bert", ["rain", "snow"], seed=3)
+    always = tensor == "classifier.weight"
+    weights = load_file(bad / "model.safetensors")
+    weights[tensor][0 if always else 1] = torch.nan  # of one label, or of [UNK], which the probe's text does not have
+    save_file(weights, bad / "model.safetensors", {"format": "pt"})
+    pool = write_jsonl(tmp_path / "p.jsonl", [{"text": "日" if row == 20 else "a late goal"} for row in range(24)])
+    config = settings(teachers=[teacher(bad), teacher(teachers[1])], texts={"path": str(pool)})
+    seen = inspect(make_config(config, "test"))
+    (found,) = problems(seen)
+    assert str(found).startswith("teacher bad: logits are not finite (nan for the text in row ")
+    assert found.remedy.startswith("finite numbers are expected: check the checkpoint")
+    assert [one.name for one in seen.teachers] == ["bad", "culture"]
+    assert seen.teachers[1].passes_differ
+    assert seen.labels == ["rain", "snow", "technology", "health", "film"]
+    assert seen.sample is not None
+    assert seen.sample.teacher_share == {"culture": 1.0}
+    assert seen.cost is None
+
+
+def test_a_teacher_without_what_the_method_needs_and_a_student_that_is_broken_are_told_together(
+    tmp_path: Path, settings: Settings, encoder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Bilinear(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] * x[:, 3:6]
+
+    def without_head(wanted: TeacherConfig, *args: Any, **kwargs: Any) -> Teacher:
+        loaded = load_from_config(wanted, *args, **kwargs)
+        if loaded.name == "news":
+            loaded.model.classifier = Bilinear()
+        return loaded
+
+    monkeypatch.setattr("muki.inspection.look.load_from_config", without_head)
+    student = Path(shutil.copytree(encoder, tmp_path / "student"))
+    weights = student / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    config = settings(method="muki-plus", student={"model": str(student), "max_length": 32})
+    seen = inspect(make_config(config, "test"))
+    first, second = problems(seen)
+    assert str(first).startswith("teacher news: no linear layer with 3 outputs was used")
+    assert str(second).startswith(f"student {student}: cannot be loaded (")
+    assert [one.name for one in seen.teachers] == ["news", "culture"]
+    assert seen.sample is not None
     assert seen.cost is None
 
 

@@ -76,6 +76,24 @@ def test_folders_and_patterns_stand_for_their_text_files_sorted_by_name(source: 
     assert [(text.row, text.text) for text in read(source)] == [(0, "first"), (1, "second")]
 
 
+@pytest.mark.parametrize(
+    ("source", "taken"),
+    [
+        ("memory://bucket", ["a/pool", "pool"]),
+        ("memory://bucket/**", ["a/pool", "pool"]),
+        ("memory://buck*/**", ["a/pool", "pool"]),
+        ("memory://bucket/.old", [".old"]),
+        ("memory://bucket/.old/*.txt", [".old"]),
+    ],
+)
+def test_hidden_folders_are_read_only_if_they_are_asked_for(source: str, taken: list[str], store: Store):
+    store("bucket/pool.txt", "pool\n")
+    store("bucket/a/pool.txt", "a/pool\n")
+    store("bucket/.old/pool.txt", ".old\n")
+    store("bucket/a/.ipynb_checkpoints/pool.txt", "a/.ipynb_checkpoints\n")
+    assert [text.text for text in read(source)] == taken
+
+
 def test_folders_are_read_at_any_depth(store: Store):
     store("bucket/b.txt", "second\n")
     store("bucket/a/z.txt", "first\n")

@@ -221,9 +221,20 @@ def test_two_judges_that_give_all_to_one_teacher_earn_no_trust():
     assert not trust(start, seen).earned
 
 
+def test_texts_on_which_nothing_hangs_on_the_choice_say_nothing_of_trust():
+    rng = np.random.default_rng(0)
+    start, random_view = rng.normal(size=(4000, 2)), np.eye(2)[rng.integers(2, size=4000)]
+    same = rng.random(4000) < 0.9  # both teachers know the label and say it
+    answers = np.stack([np.zeros(4000, dtype=np.int64), np.where(same, 0, 1)], axis=-1)
+    found = trust(start, random_view, answers)
+    assert abs(found.beyond_chance) < 0.15
+    assert not found.earned
+    assert not trust(start, random_view, np.zeros((4000, 2), dtype=np.int64)).earned
+
+
 def test_a_small_pool_with_a_small_teacher_is_refined():
-    for seed in range(3):
-        outputs, space, view, owner = pool(shares=(0.95, 0.05), n=200, seed=seed)
+    for seed in range(5):
+        outputs, space, view, owner = pool(shares=(0.9, 0.1), n=400, seed=seed)
         start = right(fit_router(START, outputs, space)(outputs).weights, owner)
         found = right(fit_router(PLUS, outputs, space, view)(outputs, view).weights, owner)
         assert found > max(0.9, start)
@@ -443,9 +454,9 @@ def test_foreign_texts_are_found_and_count_little():
     rng = np.random.default_rng(5)
     outside = rng.random(1500) < 0.2
     view[outside] = (2 * rng.normal(size=(outside.sum(), 24))).astype(np.float16)
+    around = 0.5 * rng.normal(size=(1500, 8))  # as far from the origin as texts of other teachers
     strange = [
-        replace(one, features=np.where(outside[:, None], rng.normal(size=(1500, 8)), one.features).astype(np.float16))
-        for one in outputs
+        replace(one, features=np.where(outside[:, None], around, one.features).astype(np.float16)) for one in outputs
     ]
     routing = fit_router(PLUS, strange, space, view)(strange, view)
     assert routing.foreign[outside].mean() > 0.6

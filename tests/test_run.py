@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,12 @@ import muki
 from muki import pipeline as stages
 from muki.cli import _Run, app
 from muki.config import TrainingConfig, make_config
+from muki.errors import RunFolderError
 from muki.evaluation.card import _card_data
+from muki.predict import saved_length
 from muki.progress import progress
 from muki.student.data import split_holdout
-from muki.student.training import training_arguments
+from muki.student.training import steps_per_epoch, training_arguments
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
 NEWS, CULTURE = ("sports", "politics", "business"), ("technology", "health", "film")
@@ -930,6 +933,31 @@ def test_a_small_pool_that_is_read_many_times_is_not_saved_each_time(
 ):
     args = training_arguments(TrainingConfig(epochs=epochs), tmp_path, steps_an_epoch, evaluate=True)
     assert args.save_steps == args.eval_steps == between
+
+
+def test_steps_per_epoch_count_what_is_accumulated():
+    assert steps_per_epoch(1600, TrainingConfig(batch_size=32)) == 50
+    assert (
+        steps_per_epoch(1600, TrainingConfig.model_validate({"batch_size": 32, "gradient_accumulation_steps": 4})) == 13
+    )
+
+
+def test_a_student_of_earlier_settings_is_not_evaluated_as_one_of_the_new(tmp_path: Path, finished: Folder):
+    shutil.copytree(finished.root, tmp_path / "run")
+    content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
+    changed = make_config({**content, "method": "vanilla-kd", "output": str(tmp_path / "run")}, "test")
+    with pytest.raises(RunFolderError, match="made with other settings, scores or texts; run `muki supervise"):
+        stages.train(changed)
+    stages.supervise(changed)
+    with pytest.raises(RunFolderError, match="trained on other supervision than the run now has; run `muki train"):
+        stages.evaluate(changed)
+
+
+def test_a_student_reads_as_many_tokens_as_it_was_trained_on():
+    tokenizer = SimpleNamespace(model_max_length=1024)
+    assert saved_length(tokenizer) == 1024
+    tokenizer.model_max_length = int(1e30)  # what transformers writes for "unknown"
+    assert saved_length(tokenizer) == 512
 
 
 def test_progress_of_continued_work_does_not_count_what_was_done_before(

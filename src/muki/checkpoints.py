@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from muki.errors import StudentError
 from muki.files import file_fingerprint
 
 if TYPE_CHECKING:
@@ -51,16 +52,65 @@ def folder_fingerprint(model: str) -> object:
 
 
 def ensure_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> bool:
-    """Pad with the end token where there is no padding token, as is usual for decoders; tell the model's config.
+    """Pad on the right, with the end token where there is no padding token (decoders); tell the model's config.
+
+    Padding on the left, which decoders want for writing, would shift a text's tokens by the length of its batch. The
+    heads of causal models read the last token that is not padding, on whichever side that is.
 
     Returns:
         whether there is a padding token now.
     """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if not type(tokenizer).__name__.startswith("XLNet"):  # whose class token is the very last
+        tokenizer.padding_side = "right"
     if config is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     return tokenizer.pad_token is not None
+
+
+def load_student_model(kind: Any, model: str, *, seed: int = 0, **settings: Any) -> Any:
+    """Load a model whose encoder must be whole; what its head or pooler lacks is drawn anew from `seed`.
+
+    torch's global random state is the same afterwards.
+
+    Args:
+        kind: the auto class, `AutoModel` or `AutoModelForSequenceClassification`.
+        model: folder or Hub id.
+        seed: of the weights that the checkpoint lacks.
+        settings: more arguments of `from_pretrained`.
+
+    Raises:
+        StudentError: weights of the encoder are missing or have another shape.
+        OSError, ValueError, …: it cannot be loaded, see `loading_errors`.
+    """
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        loaded, info = kind.from_pretrained(model, ignore_mismatched_sizes=True, output_loading_info=True, **settings)
+    _require_encoder_weights(loaded, info, model)
+    return loaded
+
+
+def _require_encoder_weights(model: Any, info: dict[str, Any], name: str) -> None:
+    """Refuse an encoder with weights that the checkpoint does not give; transformers would draw them at random.
+
+    Only parameters count, not buffers such as position ids. The pooler may be absent: encoders are often saved
+    without, and only a fresh head reads it.
+    """
+    below = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    own = {key for key, _ in model.named_parameters(remove_duplicate=False) if key.startswith(below)}
+    missing = {key for key in info["missing_keys"] if "pooler" not in key}
+    misfit = {key for key, *_ in info["mismatched_keys"]}
+    bad = sorted(own & (missing | misfit))
+    if bad:
+        what = "has another shape in the checkpoint" if bad[0] in misfit else "is not in the checkpoint"
+        raise StudentError(
+            f"student '{name}': {len(bad)} of the {len(own)} weight tensors of its encoder cannot be loaded, and would "
+            f"be random ('{bad[0]}' {what}); check that config.json and the weights belong together, or save the model "
+            "anew (model.save_pretrained)"
+        )
 
 
 def loading_errors() -> tuple[type[Exception], ...]:

@@ -39,6 +39,7 @@ def explain(
     run: Run,
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="one text")] = None,
     texts: Annotated[str | None, typer.Option(help="texts in any form that integrate takes")] = None,
+    pair: Annotated[str | None, typer.Option(help="second text of the one text, where the run's are pairs")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines in the place of tables")] = False,
 ) -> None:
     """Why a text gets its label: each teacher's word, who is heard, target and student, and a sentence.
@@ -52,8 +53,14 @@ def explain(
         raise ConfigError('muki explain: give one text in quotes, or --texts FILE; e.g. muki explain run "a text"')
     if text is not None and not text.strip():
         raise ConfigError('muki explain: the text is empty; give one with words in it, e.g. muki explain run "a text"')
+    if texts is not None and pair is not None:
+        raise ConfigError(
+            "muki explain: --pair is the second text of one text in quotes; in a file it is the column that the run's "
+            "texts have it in (texts: {text_pair: …}), so leave --pair out"
+        )
     config = config_of(run, only_looks=True)
-    asked = [Text(0, text)] if text is not None else list(read(texts or "", Columns(text=config.texts.text)))
+    columns = Columns(text=config.texts.text, text_pair=config.texts.text_pair)
+    asked = [Text(0, text, pair)] if text is not None else list(read(texts or "", columns))
     for one in explain_texts(config, asked):
         typer.echo(json.dumps(one.as_json(), ensure_ascii=False) if as_json else rendered(one) + "\n")
 

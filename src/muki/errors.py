@@ -31,6 +31,10 @@ class StudentError(MukiError):
     """The student's starting point cannot be loaded or trained."""
 
 
+class NoHiddenStatesError(StudentError):
+    """The student's model is no encoder: nothing is broken, but there is no neutral view of the texts in it."""
+
+
 class RunFolderError(MukiError):
     """The run folder lacks what this stage needs."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Voice:
 class Explanation:
     """One text: `row` in the pool if it is there, voices by weight, target and student by probability, and a sentence.
 
+    `text_pair` is the second text of a pair, None where the run's texts are no pairs.
     `weight` is how much the text counts, or would count, in training: 1 is the pool's average. `right` is how likely
     the target's label comes from a teacher that knows it, by the method's own estimate; `foreign` is how likely
     the text belongs to none of the labels, likewise. Each is None where the method makes no such estimate.
@@ -70,6 +71,7 @@ class Explanation:
     sentence: str
     right: float | None = None
     foreign: float | None = None
+    text_pair: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON-able content."""
@@ -81,11 +83,12 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
 
     Args:
         config: of a run whose texts are scored and whose supervision is made.
-        texts: any; those of the pool get the scores that they got in the run.
+        texts: any, pairs if the run's are; those of the pool get the scores that they got in the run.
 
     Raises:
         RunFolderError: the run has no supervision yet.
-        ConfigError: a teacher was given as a loaded object and cannot be loaded again.
+        ConfigError: a teacher was given as a loaded object and cannot be loaded again; or a single text was given
+            where the run's are pairs, or a pair where they are not.
     """
     run = RunFolder(Path(config.output))
     space, records, pool = LabelSpace.load(run.labels), load_records(run.teachers), TextShards.load(run.texts("pool"))
@@ -93,8 +96,8 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
         raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
     if config.method.needs_gold:
         raise ConfigError("explain: this run's method routes by gold labels, so there is nothing to explain")
-    rows = {text.text: text.row for text in pool if text.text in {one.text for one in texts}}
-    asked = [replace(one, row=rows.get(one.text, -1 - i)) for i, one in enumerate(texts)]
+    _check_pairs(config.texts.text_pair, texts)
+    asked = _as_in_pool(texts, pool)
     formats = {record.name: record.settings.get("passes_dtype") for record in records}
     outputs = []
     for teacher in config.teachers:
@@ -123,6 +126,24 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
         why=cause(config.method, refined),
         foreign=routing.foreign if refined else None,
     )  # fmt: skip
+
+
+def _check_pairs(column: str | None, texts: Sequence[Text]) -> None:
+    """Refuse texts that are not pairs exactly where those of the run are; `column` is of the run's second texts."""
+    if column is not None and any(one.text_pair is None for one in texts):
+        raise ConfigError(
+            f"explain: this run's texts are pairs (text_pair: {column}), but a single text was given; give its second "
+            "text with --pair, or pairs with --texts FILE"
+        )
+    if column is None and any(one.text_pair is not None for one in texts):
+        raise ConfigError("explain: this run's texts are no pairs, but a second text was given; leave --pair out")
+
+
+def _as_in_pool(texts: Sequence[Text], pool: Iterable[Text]) -> list[Text]:
+    """The texts with their rows in the pool, and negative ones where they are not there."""
+    wanted = {(one.text, one.text_pair) for one in texts}
+    rows = {(one.text, one.text_pair): one.row for one in pool if (one.text, one.text_pair) in wanted}
+    return [replace(one, row=rows.get((one.text, one.text_pair), -1 - i)) for i, one in enumerate(texts)]
 
 
 def assemble(
@@ -170,7 +191,9 @@ def assemble(
         likely, strange = (None if one is None else float(one[i]) for one in (right, foreign))
         said = sentence(voices, wanted[0][0], weight, answer[0] if answer else None, why, strange)
         row = text.row if text.row >= 0 else None
-        result.append(Explanation(text.text, row, voices, wanted, weight, answer, said, likely, strange))
+        result.append(
+            Explanation(text.text, row, voices, wanted, weight, answer, said, likely, strange, text.text_pair)
+        )
     return result
 
 
@@ -264,7 +287,8 @@ def rendered(one: Explanation) -> str:
         shown = [spread] if drawn else []
         rows.append((voice.teacher, _percent(voice.certainty), *shown, _percent(voice.weight), says))
     where = "" if one.row is None else f"   (row {one.row} of the pool)"
-    lines = [f"“{one.text}”{where}", "", table(rows), "", f"target:  {_listed(one.target)}"]
+    second = "" if one.text_pair is None else f" and “{one.text_pair}”"
+    lines = [f"“{one.text}”{second}{where}", "", table(rows), "", f"target:  {_listed(one.target)}"]
     if one.right is not None:
         lines.append(f"routing: right with {_percent(one.right)} probability, the method's own estimate")
     if one.foreign is not None:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from muki.batches import tokenize
 from muki.checkpoints import quiet_transformers
@@ -15,9 +15,6 @@ from muki.errors import LabelError, MukiError
 from muki.files import require_local
 from muki.progress import clock
 from muki.texts import Columns, Text, read
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +102,10 @@ def _train(model: Any, tokenizer: Any, items: list[dict[str, Any]], training: Tr
 
     from transformers import DataCollatorWithPadding, Trainer
 
-    from muki.student.training import quiet, training_arguments
+    from muki.student.training import quiet, steps_per_epoch, training_arguments
 
     with tempfile.TemporaryDirectory() as scratch:
-        steps = -(-len(items) // training.batch_size)
-        args = training_arguments(training, Path(scratch), steps, evaluate=False)
+        args = training_arguments(training, Path(scratch), steps_per_epoch(len(items), training), evaluate=False)
         args.label_names, args.save_strategy = ["labels"], "no"
         trainer = Trainer(
             model=model,

@@ -112,7 +112,7 @@ DEFAULT_METHOD = "muki-plus"  # of `muki integrate` and of run files that name n
 
 PRESETS: dict[str, Method] = {
     "muki-plus": Method(
-        score="entropy+mahalanobis",
+        score="entropy+relative-mahalanobis",
         passes=0,
         calibration="standardise",
         refinement="view",

@@ -23,7 +23,7 @@ from muki.errors import RunFolderError
 from muki.files import clear_leftovers, read_json, write_json
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder, Split
-from muki.texts import Columns, Shard, TextShards, cut
+from muki.texts import Columns, TextShards, cut
 
 if TYPE_CHECKING:
     from muki.engines.work import Part, ScoringSettings
@@ -130,10 +130,10 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
     """Claim the run folder, cut the texts, look at every teacher: one process at a time."""
     from muki.teachers.survey import label_space, save_records, survey
 
-    factories = _factories(config, sources)
     run.claim(config)
     with run.lock():
         clear_leftovers(run.root)
+        factories = _factories(config, sources)  # reads what a process that held the lock before has recorded
         texts = cut_texts(config, run, sources)
         models = {teacher.name or "": teacher.model for teacher in config.teachers}
         records = survey(factories, models, passes=config.method.passes, keep=scoring_settings(config).keep)
@@ -153,10 +153,11 @@ def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, Text
         TextsError: no test text has a label of the union.
     """
     from muki.evaluation.evaluate import require_known_labels
-    from muki.student.model import load_tokenizer
+    from muki.student.model import load_student
     from muki.student.training import training_arguments
 
-    load_tokenizer(config.student.model, config.trust_remote_code)
+    if config.method.student == "trained" or config.method.refinement != "none":
+        load_student(config.student.model, space.labels, seed=0, trust_remote_code=config.trust_remote_code)
     if "RANK" not in os.environ:  # under torchrun they would start a process group and wait for each other
         training_arguments(config.training, Path(config.output) / "checkpoints", 1, evaluate=True)
     if "test" in texts:
@@ -188,33 +189,22 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
         config: the run.
         run: its folder, where supervision or scores lie elsewhere than the config says.
     """
-    from muki.engines.work import shard_source
-    from muki.integration.pool import ScoredPool
+    from muki.integration.pool import scored_pool
     from muki.integration.stage import supervise as supervise_stage
-    from muki.view import neutral_view
 
     run, records, space = _scored(config, run)
-    texts, settings = _pool(run), scoring_settings(config)
     with _timed(run, "supervise"):
-        pool = ScoredPool(
-            space=space,
-            shards=[shard.name for shard in texts.shards],
-            folders=[run.scores("pool", record.name) for record in records],
-            sources=[[shard_source(record, shard, settings) for shard in texts.shards] for record in records],
-            rows=[shard.rows for shard in texts.shards],
-            **neutral_view(config, run, "pool"),
-            gold=[_gold(texts, shard, space) for shard in texts.shards] if config.method.needs_gold else None,
-        )
+        pool = scored_pool(config, run, _pool(run), records, space, scoring_settings(config))
         return supervise_stage(pool, config.method, run.supervision)
 
 
 @quiet_transformers()
 def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | None = None) -> str:
     """Train the student on the supervision. Returns its fingerprint; "" for a method without a student."""
-    from muki.integration.stage import load_supervision
+    from muki.integration.stage import load_supervision, require_supervision
     from muki.student.training import train_student
 
-    run, _, space = _scored(config, run)
+    run, records, space = _scored(config, run)
     if config.method.student == "none":
         return ""
     if config.method.student == "merged":
@@ -222,6 +212,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
 
         factories = _factories(config, sources or Sources())
         return merge_teachers(factories, space, folder=run.student, record=run.training)
+    require_supervision(run.supervision, _supervision_key(config, run, records, space))
     supervision, key = load_supervision(run.supervision)
     with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext(), _timed(run, "train"):
         return train_student(
@@ -234,10 +225,11 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
 def evaluate(config: RunConfig, run: RunFolder | None = None) -> dict[str, Any]:
     """Evaluate the student, write `metrics.json`, the model card and the report."""
     from muki.evaluation.card import write_card
-    from muki.evaluation.evaluate import evaluate as evaluate_stage
+    from muki.evaluation.evaluate import evaluate as evaluate_stage, require_current
     from muki.report.make import write_report
 
     run, records, space = _scored(config, run)
+    require_current(run, _supervision_key(config, run, records, space))
     with _timed(run, "evaluate"):
         metrics = evaluate_stage(run, config, space)
     write_json(run.metrics, metrics)
@@ -304,10 +296,12 @@ def _factories(
 def _timed(run: RunFolder, stage: str) -> Iterator[None]:
     """Add the time spent here to what the run's folder says about this stage; for the report."""
     start = time.monotonic()
-    yield
-    if os.environ.get("RANK", "0") == "0":
-        times = read_json(run.times) or {}
-        write_json(run.times, {**times, stage: round(times.get(stage, 0.0) + time.monotonic() - start, 1)})
+    try:
+        yield
+    finally:  # an interrupted stage has taken its time too
+        if os.environ.get("RANK", "0") == "0":
+            times = read_json(run.times) or {}
+            write_json(run.times, {**times, stage: round(times.get(stage, 0.0) + time.monotonic() - start, 1)})
 
 
 def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:
@@ -321,16 +315,20 @@ def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder,
     return run, records, space
 
 
+def _supervision_key(config: RunConfig, run: RunFolder, records: list[TeacherRecord], space: LabelSpace) -> str:
+    """The fingerprint that supervision of these settings, scores and texts has."""
+    from muki.integration.pool import scored_pool
+    from muki.integration.stage import SUPERVISION_VERSION
+
+    pool = scored_pool(config, run, _pool(run), records, space, scoring_settings(config))
+    return pool.fingerprint(SUPERVISION_VERSION, config.method)
+
+
 def _pool(run: RunFolder) -> TextShards:
     pool = TextShards.load(run.texts("pool"))
     if pool is None:
         raise RunFolderError(f"run '{run.root}': no texts yet; run `muki score {run.root}` first")
     return pool
-
-
-def _gold(texts: TextShards, shard: Shard, space: LabelSpace) -> dict[int, int]:
-    """The gold label of each row of one shard as an index into the union; -1 outside it."""
-    return {text.row: space.label2id.get(text.label or "", -1) for text in texts.read(shard)}
 
 
 def _overlap(space: LabelSpace) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _CHUNK = 1024
+_USUAL_LENGTH = 512  # where a tokenizer does not say
+_NO_LENGTH = 1_000_000  # transformers writes a very large number then
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Classifier:
         Args:
             folder: `save_pretrained` folder or Hub id.
             prefix: put before each text; what the student was trained with.
-            max_length: tokens per text; by default what the saved tokenizer says, at most 512.
+            max_length: tokens per text; by default what the saved tokenizer says, 512 where it says nothing.
 
         Raises:
             StudentError: it cannot be loaded.
@@ -79,7 +81,7 @@ class Classifier:
             missing = ", ".join(sorted(info["missing_keys"])[:3])
             raise StudentError(f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {missing}")
         model = model.to(compute.device()).eval()
-        return cls(model, tokenizer, max_length or min(512, int(tokenizer.model_max_length)), prefix)
+        return cls(model, tokenizer, max_length or saved_length(tokenizer), prefix)
 
     def probabilities(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> Array:
         """Softmax over the labels, shape (n, C), in the order of the texts."""
@@ -90,6 +92,12 @@ class Classifier:
                 logits = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits
             result[index] = softmax(logits.float().cpu().numpy())
         return result
+
+
+def saved_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens per text that a saved tokenizer stands for: ours says what the student was trained on."""
+    length = int(tokenizer.model_max_length)
+    return length if length < _NO_LENGTH else _USUAL_LENGTH
 
 
 def stream(

@@ -169,7 +169,11 @@ class RunFolder:
                     f"output '{self.root}': holds another run, with {'; '.join(differing)}; choose another output "
                     "folder, or delete this one"
                 )
-        elif not self.is_run and self.root.exists() and any(self.root.iterdir()):
+        elif (
+            not self.is_run
+            and self.root.exists()
+            and any(not path.name.startswith(".") for path in self.root.iterdir())
+        ):
             raise OutputTakenError(
                 f"output '{self.root}': not empty, and not a run folder (no config.yaml of a run); choose another "
                 "output folder"

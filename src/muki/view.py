@@ -20,9 +20,15 @@ from numpy.typing import NDArray
 from muki import compute
 from muki.arrow import matrix, vectors
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import ensure_padding, folder_fingerprint, loading_errors, quiet_transformers
+from muki.checkpoints import (
+    ensure_padding,
+    folder_fingerprint,
+    load_student_model,
+    loading_errors,
+    quiet_transformers,
+)
 from muki.config import RunConfig, StudentConfig
-from muki.errors import RunFolderError, StudentError, first_line
+from muki.errors import NoHiddenStatesError, RunFolderError, StudentError, first_line
 from muki.files import fingerprint, replacing
 from muki.progress import progress
 from muki.run_folder import RunFolder, Split
@@ -36,15 +42,22 @@ VIEW_VERSION = 2  # raise when the vectors for the same texts and encoder change
 
 
 class Encoder:
-    """A pretrained encoder that gives each text one vector."""
+    """A pretrained encoder that gives each text one vector.
+
+    Raises:
+        NoHiddenStatesError: the model is no encoder.
+        StudentError: it cannot be loaded, or weights are missing.
+    """
 
     @quiet_transformers()
     def __init__(self, student: StudentConfig, trust_remote_code: bool = False) -> None:
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         try:
-            self.model: Any = AutoModel.from_pretrained(
-                student.model, dtype=torch.float32, trust_remote_code=trust_remote_code
+            config = AutoConfig.from_pretrained(student.model, trust_remote_code=trust_remote_code)
+            _require_encoder_class(config, student.model)
+            self.model = load_student_model(
+                AutoModel, student.model, dtype=torch.float32, trust_remote_code=trust_remote_code
             ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(student.model, trust_remote_code=trust_remote_code)
         except loading_errors() as error:
@@ -58,15 +71,22 @@ class Encoder:
         self.max_length = usable_length(self.model.config, self.tokenizer, student.max_length, "student")
 
     def _require_states(self, name: str) -> None:
-        """Read one text now rather than fail after all scoring: not every model shows hidden states by itself."""
+        """Read one text now rather than fail after all scoring: not every model shows hidden states by itself.
+
+        Raises:
+            NoHiddenStatesError: this one does not.
+            StudentError: it fails in another way.
+        """
         inputs = self.tokenizer("a text", return_tensors="pt").to(self.model.device)
         try:
             with torch.inference_mode():
                 shown = hasattr(self.model(**inputs), "last_hidden_state")
-        except (ValueError, TypeError, RuntimeError) as error:  # an encoder-decoder wants a decoder's input too
-            raise StudentError(f"student '{name}': cannot be used as an encoder ({error})") from error
+        except (ValueError, TypeError) as error:  # an encoder-decoder wants a decoder's input too
+            raise NoHiddenStatesError(f"student '{name}': is no encoder ({first_line(error)})") from error
+        except RuntimeError as error:
+            raise StudentError(f"student '{name}': its encoder cannot read a text ({first_line(error)})") from error
         if not shown:
-            raise StudentError(f"student '{name}': {type(self.model).__name__} shows no hidden states")
+            raise NoHiddenStatesError(f"student '{name}': {type(self.model).__name__} shows no hidden states")
 
     def encode(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> NDArray[np.float16]:
         """One vector for each text, shape (n, H)."""
@@ -81,6 +101,14 @@ class Encoder:
                 result = np.zeros((len(texts), vectors_.shape[-1]), dtype=np.float16)
             result[index] = vectors_
         return np.zeros((0, 1), dtype=np.float16) if result is None else result
+
+
+def _require_encoder_class(config: Any, name: str) -> None:
+    """Code that comes with a checkpoint may know a classifier and no encoder."""
+    from transformers import MODEL_MAPPING
+
+    if type(config) not in MODEL_MAPPING and "AutoModel" not in (getattr(config, "auto_map", None) or {}):
+        raise NoHiddenStatesError(f"student '{name}': its kind of model ({config.model_type}) has no encoder")
 
 
 def unit_length(vectors: torch.Tensor) -> torch.Tensor:
@@ -129,7 +157,11 @@ def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> dict[str, A
     """The view of the pool or the test, made where it is missing, for methods that refine; else nothing.
 
     Returns:
-        `view`, a function from the number of a shard to its vectors, and `view_key`, a fingerprint.
+        `view`, a function from the number of a shard to its vectors, and `view_key`, a fingerprint; nothing where the
+        student is no encoder, with a warning.
+
+    Raises:
+        StudentError: the encoder is broken: it cannot be loaded, lacks weights, or gives numbers that are not finite.
     """
     if config.method.refinement == "none":
         return {}
@@ -139,7 +171,7 @@ def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> dict[str, A
     folder, names = run.view(split), [shard.name for shard in texts.shards]
     try:
         key = make_view(texts, config.student, folder, config.trust_remote_code)
-    except StudentError as error:  # code of its own may know a classifier and no encoder
+    except NoHiddenStatesError as error:
         logger.warning("%s: no neutral view, so the teachers' scores alone decide", error)
         return {}
     return {"view": lambda number: read_view(folder / names[number]), "view_key": key}

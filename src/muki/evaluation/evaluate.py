@@ -28,7 +28,7 @@ from muki.files import read_json
 from muki.formulas import Array, softmax
 from muki.integration.pool import fit_on_pool
 from muki.integration.router import Router, Routing, gold_routing
-from muki.integration.stage import Supervision, load_supervision, union_predictions
+from muki.integration.stage import Supervision, load_supervision, require_supervision, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import preset_name
@@ -70,6 +70,21 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
     if test is not None:
         metrics |= labelled_metrics(run, config, space, test, student)
     return metrics
+
+
+def require_current(run: RunFolder, supervision_key: str) -> None:
+    """Supervision and student in the folder are those of the run's settings, and not of earlier ones.
+
+    Raises:
+        RunFolderError: they are not; names the command that makes them anew.
+    """
+    require_supervision(run.supervision, supervision_key)
+    trained_on = (read_json(run.training) or {}).get("supervision")
+    if trained_on is not None and trained_on != supervision_key:
+        raise RunFolderError(
+            f"{run.student}: the student there was trained on other supervision than the run now has; run "
+            f"`muki train {run.root}` first"
+        )
 
 
 def pool_metrics(

@@ -3,25 +3,7 @@
 from __future__ import annotations
 
 from muki.methods import Method
-from muki.routing.scores import parts_of
-
-_CERTAINTIES = ("mc-entropy", "entropy")  # in [0, 1]; what the report calls certainty
-_SCORES = {
-    "mc-entropy": "certainty over the dropout passes",
-    "entropy": "certainty",
-    "bald": "agreement of the dropout passes",
-    "energy": "energy",
-    "max-logit": "largest logit",
-    "mahalanobis": "Mahalanobis distance",
-    "relative-mahalanobis": "relative Mahalanobis distance",
-    "neighbours": "distance to near neighbours",
-}
-_MEANING = {
-    "energy": " (the size of its logits)",
-    "mahalanobis": " (how usual the text is for it)",
-    "relative-mahalanobis": " (how usual the text is for it)",
-    "neighbours": " (how usual the text is for it)",
-}
+from muki.routing.scores import SCORES, parts_of
 
 INTEGRATION = (
     "Li et al., From Mimicking to Integrating: Knowledge Integration for Pre-Trained Language Models, "
@@ -57,10 +39,10 @@ def cause(method: Method, refined: bool) -> str:
         return "gold labels"
     if method.refinement == "view" and refined:
         return "scores and the pool's classes"
-    if method.calibration == "none" and method.score in _CERTAINTIES:
+    if method.calibration == "none" and SCORES[method.score].is_certainty:
         return "certainty"
     parts = parts_of(method.score)
-    return "scores" if len(parts) > 1 else _SCORES[parts[0]]
+    return "scores" if len(parts) > 1 else SCORES[parts[0]].words.partition(" (")[0]
 
 
 def whom_it_hears(method: Method, refined: bool) -> str:
@@ -79,7 +61,7 @@ def whom_it_hears(method: Method, refined: bool) -> str:
     if method.objective == "uhc":
         return "The student matched each teacher among that teacher's own labels; nobody chose between teachers."
     said = [_routing(method, refined), _weight(method, refined)]
-    if method.objective != "kl":
+    if method.objective in ("dfa", "cfl"):
         said.append("The student also imitated the teachers' hidden states.")
     return " ".join(filter(None, said))
 
@@ -128,7 +110,7 @@ def _routing(method: Method, refined: bool) -> str:
     if why == "certainty":
         alone = ", by no other" if method.integration == "hard" else ""
         return f"Each text is taught {'' if alone else 'mostly '}by the teacher that is surest of it{alone}."
-    names = [_SCORES[part] + _MEANING.get(part, "") for part in parts_of(method.score)]
+    names = [SCORES[part].words for part in parts_of(method.score)]
     scores = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     if method.calibration == "standardise":
         scores += f", {'each ' if len(names) > 1 else ''}standardised over the pool"

@@ -92,7 +92,7 @@ class Grid(_Section):
         return self
 
     def groups(self) -> Iterator[Group]:
-        """Everything that shares teachers and scores, seed by seed, so that a part of the grid is a whole seed."""
+        """Everything that shares scores, seed by seed; groups of one data set and seed may share teachers too."""
         foreign = {setting.foreign.data for setting in self.settings.values() if setting.foreign}
         for seed in self.seeds:
             for name, setting in self.settings.items():

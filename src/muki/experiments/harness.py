@@ -35,12 +35,13 @@ from muki.experiments.plots import draw
 from muki.experiments.statistics import Record
 from muki.experiments.tables import markdown, page
 from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data
-from muki.files import fingerprint, read_json, remove, write_json, write_text
+from muki.files import file_fingerprint, fingerprint, read_json, remove, write_json, write_text
 from muki.finetuning import finetune
 from muki.integration.stage import SUPERVISION_VERSION
 from muki.methods import Method
 from muki.progress import clock
 from muki.run_folder import RunFolder
+from muki.student.training import TRAINING_VERSION
 from muki.teachers.scoring import SCORING_VERSION
 from muki.view import VIEW_VERSION
 
@@ -62,8 +63,7 @@ class Cell:
 
 def compare(grid: Grid, part: Part | None = None) -> list[Record]:
     """Run what is not done of this part of the grid, then collect the records of all cells that are done."""
-    part = part or Part()
-    groups = [group for i, group in enumerate(grid.groups()) if part.owns(i)]
+    groups = groups_of(grid, part or Part())
     waiting = sum(len(Laboratory(grid, group).pending()) for group in groups)
     total = len(groups) * len(cells_of(grid, groups[0])) if groups else 0
     logger.info("%d cells in %d groups, %d to be done", total, len(groups), waiting)
@@ -76,6 +76,16 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
             left = (time.monotonic() - start) / done * (waiting - done)
             logger.info("%s; %d of %d, about %s left", _one_line(record), done, waiting, clock(left))
     return collect(grid)
+
+
+def groups_of(grid: Grid, part: Part) -> list[Group]:
+    """The groups of one part, in the grid's order.
+
+    What is dealt is a data set with a seed: its groups share teachers, which two processes must not make at once.
+    """
+    groups = list(grid.groups())
+    places = {shared: i for i, shared in enumerate(dict.fromkeys((one.data, one.seed) for one in groups))}
+    return [one for one in groups if part.owns(places[one.data, one.seed])]
 
 
 def collect(grid: Grid) -> list[Record]:
@@ -148,19 +158,21 @@ class Laboratory:
         return [cell for cell in cells_of(self.grid, self.group) if "error" in (self.known(cell) or {"error": ""})]
 
     def key(self, cell: Cell) -> str:
-        """Fingerprint of everything that the grid file says about a cell."""
+        """Fingerprint of everything that a cell depends on: the grid's settings, data, encoders and code."""
         grid = self.grid.model_dump(
             exclude={"methods", "routing_only", "settings", "seeds", "output", "results", "data"}
         )
         data = [self.grid.data[self.group.data], self.setting.foreign and self.grid.data[self.setting.foreign.data]]
+        encoders = [*(self.setting.encoders or [self.grid.encoder]), self.setting.student or self.grid.student or ""]
         return fingerprint(
             grid,
-            data,
+            [(where, _content(where)) for where in data if where],
+            [_content(encoder) for encoder in encoders],
             self.setting.model_dump(exclude={"only"}),
             self.group.seed,
             cell.method.model_dump(),
             cell.trained,
-            [SCORING_VERSION, VIEW_VERSION, SUPERVISION_VERSION],
+            [SCORING_VERSION, VIEW_VERSION, SUPERVISION_VERSION, TRAINING_VERSION],
         )
 
     def run(self, cell: Cell) -> Record:
@@ -287,6 +299,18 @@ class Laboratory:
 @cache
 def _data(where: str) -> list[DataSet]:
     return read_data(where)
+
+
+@cache
+def _content(where: str) -> object:
+    """The bytes of all files of local folders, `a+b` for two; of a Hub id its name."""
+    folders = [Path(part) for part in where.split("+")]
+    return [
+        [(path.name, file_fingerprint(path)) for path in sorted(folder.iterdir()) if path.is_file()]
+        if folder.is_dir()
+        else folder.name
+        for folder in folders
+    ]
 
 
 def _passes_label(method: Method) -> str:

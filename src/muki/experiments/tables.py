@@ -111,7 +111,8 @@ def _of_setting(name: str, records: Sequence[Record]) -> list[Table]:
     ):
         if measured := [record for record in records if key in record]:
             found.append(Table(f"{name}: {title}", "", _plain(measured, key)))
-    return [*found, Table(f"{name}: seconds of scoring, against vanilla KD", "", _ratios(records))]
+    note = "Methods that read the same scores share their seconds, each by the passes that it needs."
+    return [*found, Table(f"{name}: seconds of scoring, against vanilla KD", note, _ratios(records))]
 
 
 def _accuracy(records: Sequence[Record]) -> list[list[str]]:

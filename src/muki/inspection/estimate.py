@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
@@ -21,6 +20,7 @@ from muki.routing.refinement import FOLDS, RESTARTS, ROUNDS
 from muki.student.data import MAX_HOLDOUT
 from muki.student.losses import integration_loss
 from muki.student.model import load_student
+from muki.student.training import steps_per_epoch
 from muki.teachers.checks import usable_length
 from muki.teachers.loading import Teacher
 from muki.teachers.outputs import TeacherOutputs
@@ -169,9 +169,9 @@ def estimate(
         student: its speed.
     """
     held_out = min(MAX_HOLDOUT, round(config.training.holdout * pool))
-    steps_per_epoch = math.ceil((pool - held_out) / config.training.batch_size)
-    epochs = config.training.epochs_of(steps_per_epoch)
-    steps = steps_per_epoch * epochs
+    an_epoch = steps_per_epoch(pool - held_out, config.training)
+    epochs = config.training.epochs_of(an_epoch)
+    steps = an_epoch * epochs
     looks = max(1.0, epochs) * held_out
     scoring = sum(speed.deterministic + speed.dropout for speed in speeds) * (pool + test)
     view = config.method.refinement == "view"

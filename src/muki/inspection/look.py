@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muki.config import RunConfig, TeacherConfig
-from muki.errors import DropoutError, MukiError, StudentError
+from muki.errors import DropoutError, LabelError, MukiError, StudentError
 from muki.inspection import findings
-from muki.inspection.estimate import Estimate, Speed, estimate, measure_student, measure_teacher
+from muki.inspection.estimate import Estimate, Speed, StudentSpeed, estimate, measure_student, measure_teacher
 from muki.inspection.findings import Finding
 from muki.inspection.texts import TextsLook, look
 from muki.integration.router import fit_router
@@ -55,7 +55,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TeacherLook:
-    """One teacher; `passes_differ` is told of every teacher, also for a method that wants no dropout passes."""
+    """One teacher; `passes_differ` is told of every teacher, also for a method that wants no dropout passes.
+
+    It is false, too, for a teacher that gives no numbers, whose passes cannot be compared.
+    """
 
     name: str
     source: str
@@ -124,24 +127,25 @@ def inspect(config: RunConfig) -> Inspection:
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(texts.sample))[:SCORED])
     sample = [texts.sample[int(i)] for i in chosen]
-    outputs, speeds = _teachers(config, seen, sample)
+    measured = _teachers(config, seen, sample)
     names = {teacher.name: teacher.labels for teacher in seen.teachers}
     seen.findings += findings.alike_labels(names)
     start = provenance(config.student.model)
     licences = {teacher.name: teacher.licence for teacher in seen.teachers}
     seen.findings += findings.licences({**licences, "student's start": start.licence})
     student = _student_tokens(config, seen)
-    if not names:
+    space = _space(names, seen)
+    if space is None:
         return seen
-    space = union(names)
-    seen.labels, seen.shared = list(space.labels), space.shared
-    seen.sample = _sample(config, space, outputs)
-    seen.findings += findings.sample(seen.sample.teacher_share, seen.sample.foreign)
-    if student is not None and len(seen.teachers) == len(config.teachers):
-        speed = measure_student(config, space, sample)
+    if measured:
+        scored = union({name: names[name] for name in measured})
+        seen.sample = _sample(config, scored, [outputs for outputs, _ in measured.values()])
+        seen.findings += findings.sample(seen.sample.teacher_share, seen.sample.foreign)
+    speed = _student_speed(config, space, sample, seen) if student is not None else None
+    if student is not None and speed is not None and len(measured) == len(config.teachers):
         seen.cost = estimate(
             config, space, pool=count, test=seen.test, mean_bytes=texts.mean_bytes, mean_tokens=student.mean,
-            speeds=speeds, student=speed,
+            speeds=[one for _, one in measured.values()], student=speed,
         )  # fmt: skip
     return seen
 
@@ -170,11 +174,9 @@ def tokens_of(
     )
 
 
-def _teachers(config: RunConfig, seen: Inspection, sample: list[Text]) -> tuple[list[TeacherOutputs], list[Speed]]:
-    """Load, look at and measure each teacher in turn, one in memory at a time."""
-    settings = scoring_settings(config)
-    outputs: list[TeacherOutputs] = []
-    speeds: list[Speed] = []
+def _teachers(config: RunConfig, seen: Inspection, sample: list[Text]) -> dict[str, tuple[TeacherOutputs, Speed]]:
+    """Load, look at and measure each teacher in turn, one in memory at a time; by name what could be measured."""
+    measured: dict[str, tuple[TeacherOutputs, Speed]] = {}
     fingerprints: dict[str, str] = {}
     for wanted in config.teachers:
         name = wanted.name or ""
@@ -188,19 +190,40 @@ def _teachers(config: RunConfig, seen: Inspection, sample: list[Text]) -> tuple[
         if twin != name:
             said = f"the same model as teacher {twin}"
             seen.findings.append(Finding("problem", f"teacher {name}", said, "give each teacher once"))
-        passes, differ = settings.passes, True
+        differ = False
         try:
-            probe_dropout(teacher)
-        except DropoutError as error:
-            differ = False
-            if passes.most:
-                seen.findings.append(_problem(error))
-                passes = Passes(0)
-        one, speed = measure_teacher(teacher, sample, passes, settings.batch_tokens, settings.keep)
-        outputs.append(one)
-        speeds.append(speed)
+            differ = _passes_differ(config, teacher, seen)
+            measured[teacher.name] = _measured(config, teacher, sample, differ)
+        except MukiError as error:
+            seen.findings.append(_problem(error))
         seen.teachers.append(_teacher_look(wanted, teacher, differ, seen))
-    return outputs, speeds
+    return measured
+
+
+def _passes_differ(config: RunConfig, teacher: Teacher, seen: Inspection) -> bool:
+    """Whether dropout has an effect; that it has none is a problem of a method with passes only.
+
+    Raises:
+        TeacherError: the teacher gives no numbers.
+    """
+    try:
+        probe_dropout(teacher)
+    except DropoutError as error:
+        if scoring_settings(config).passes.most:
+            seen.findings.append(_problem(error))
+        return False
+    return True
+
+
+def _measured(config: RunConfig, teacher: Teacher, sample: list[Text], differ: bool) -> tuple[TeacherOutputs, Speed]:
+    """Outputs on the sample and speed, without passes where they do not differ.
+
+    Raises:
+        TeacherError: a logit is not a number, or the model cannot give what the method needs.
+    """
+    settings = scoring_settings(config)
+    passes = settings.passes if differ else Passes(0)
+    return measure_teacher(teacher, sample, passes, settings.batch_tokens, settings.keep)
 
 
 def _teacher_look(wanted: TeacherConfig, teacher: Teacher, differ: bool, seen: Inspection) -> TeacherLook:
@@ -240,6 +263,27 @@ def _student_tokens(config: RunConfig, seen: Inspection) -> Tokens | None:
     seen.findings += findings.truncation("student", tokens.truncated, config.student.max_length, tokens.p95, most)
     seen.findings += findings.vocabulary("student", tokens.unknown, tokens.per_character, seen.texts.languages)
     return tokens
+
+
+def _space(names: dict[str, tuple[str, ...]], seen: Inspection) -> LabelSpace | None:
+    """The union of the labels of the teachers that could be loaded; None where there are none or they do not fit."""
+    if not names:
+        return None
+    try:
+        space = union(names)
+    except LabelError as error:
+        seen.findings.append(_problem(error))
+        return None
+    seen.labels, seen.shared = list(space.labels), space.shared
+    return space
+
+
+def _student_speed(config: RunConfig, space: LabelSpace, sample: list[Text], seen: Inspection) -> StudentSpeed | None:
+    try:
+        return measure_student(config, space, sample)
+    except MukiError as error:
+        seen.findings.append(_problem(error))
+        return None
 
 
 def _sample(config: RunConfig, space: LabelSpace, outputs: list[TeacherOutputs]) -> SampleLook:

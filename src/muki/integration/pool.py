@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muki.config import RunConfig
+from muki.engines.work import ScoringSettings, shard_source
 from muki.errors import RunFolderError
 from muki.files import fingerprint
 from muki.integration.router import FIT_ROWS, Router, Routing, fit_router, gold_routing, needs_pool
 from muki.labels import LabelSpace
 from muki.methods import Method
+from muki.run_folder import RunFolder
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import Source, read_outputs
+from muki.teachers.survey import TeacherRecord
+from muki.texts import Shard, TextShards
+from muki.view import neutral_view
 
 View = Callable[[int], NDArray[np.float16]]  # number of a shard -> (rows of the shard, H)
 
@@ -74,6 +80,40 @@ class ScoredPool:
             labels = {row: label for shard in self.gold for row, label in shard.items()}
             return GoldRouter(labels, list(self.space.columns.values()))
         return fit_on_pool(self.outputs(), sum(self.rows), self.view, method, self.space)
+
+
+def scored_pool(
+    config: RunConfig,
+    run: RunFolder,
+    texts: TextShards,
+    records: Sequence[TeacherRecord],
+    space: LabelSpace,
+    settings: ScoringSettings,
+) -> ScoredPool:
+    """The run's pool; makes what is missing of the neutral view, where the method wants one.
+
+    Args:
+        config: the run.
+        run: its folder, where the scores lie.
+        texts: the pool.
+        records: what is known of each teacher, in the order of the label space.
+        space: the label space.
+        settings: of the scoring.
+    """
+    return ScoredPool(
+        space=space,
+        shards=[shard.name for shard in texts.shards],
+        folders=[run.scores("pool", record.name) for record in records],
+        sources=[[shard_source(record, shard, settings) for shard in texts.shards] for record in records],
+        rows=[shard.rows for shard in texts.shards],
+        **neutral_view(config, run, "pool"),
+        gold=[_gold(texts, shard, space) for shard in texts.shards] if config.method.needs_gold else None,
+    )
+
+
+def _gold(texts: TextShards, shard: Shard, space: LabelSpace) -> dict[int, int]:
+    """The gold label of each row of one shard as an index into the union; -1 outside it."""
+    return {text.row: space.label2id.get(text.label or "", -1) for text in texts.read(shard)}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from muki.teachers.outputs import TeacherOutputs
 logger = logging.getLogger(__name__)
 
 FIT_ROWS = 20_000  # statistics of a large pool come from so many of its texts
-_LONG_TAILS = ("mahalanobis", "relative-mahalanobis", "neighbours")
 _FEWEST = 150  # texts of a pool; fewer do not show its classes
 _TEXTS_PER_AXIS = 4  # of a small pool: a covariance in more dimensions would be one of noise
 _ROUNDS = 2  # of weighing the two judges and fitting the pool's classes anew
@@ -253,7 +252,7 @@ def _spread(parts: Array, importance: Array) -> float:
 def _calibrated(method: Method, name: str, score: Column, pool: TeacherOutputs) -> Column:
     if method.calibration == "none":
         return score
-    first = normal_ranks(score(pool)) if name in _LONG_TAILS else None
+    first = normal_ranks(score(pool)) if SCORES[name].needs_features else None  # distances have long tails
     values = score(pool) if first is None else first(score(pool))
     scale = standardise(values)
     return lambda outputs: scale(score(outputs) if first is None else first(score(outputs)))

@@ -163,7 +163,7 @@ def write_supervision(
             scores=routing.scores[here].astype(np.float32),
             foreign=routing.foreign[here].astype(np.float32) if router.refinement else None,
             teachers=np.hstack(distributions).astype(np.float32) if method.objective == "uhc" else None,
-            states=tuple(one.states for one in outputs if one.states is not None) if method.keep else (),
+            states=tuple(one.states for one in outputs if one.states is not None) if "states" in method.keep else (),
         )
         _write(folder / name, part)
 
@@ -175,6 +175,19 @@ def average_weight(folder: Path) -> float:
         RunFolderError: the stage is not finished.
     """
     return float(_summary(folder)["average_weight"])
+
+
+def require_supervision(folder: Path, fingerprint: str) -> None:
+    """The supervision there is the one with this fingerprint.
+
+    Raises:
+        RunFolderError: the stage is not finished, or was done with other settings, scores or texts.
+    """
+    if _summary(folder)["fingerprint"] != fingerprint:
+        raise RunFolderError(
+            f"{folder}: the supervision there was made with other settings, scores or texts; run "
+            f"`muki supervise {folder.parent}` first"
+        )
 
 
 def load_supervision(folder: Path) -> tuple[Supervision, str]:

@@ -228,14 +228,17 @@ def trust(scores: Array, weights: Array, answers: NDArray[np.int64] | None = Non
     Args:
         scores: shape (n, N).
         weights: what the view says, shape (n, N).
-        answers: each teacher's top class as an index into the union, shape (n, N); two teachers that give the same
-            class do not disagree.
+        answers: each teacher's top class as an index into the union, shape (n, N). Where another teacher gives the same
+            class as the one that the scores choose, nothing hangs on the choice: such texts are left out.
     """
-    n, n_teachers = scores.shape
+    n_teachers = scores.shape[1]
     chosen, view = scores.argmax(axis=-1), weights.argmax(axis=-1)
-    agree = chosen == view
     if answers is not None:
-        agree |= answers[np.arange(n), chosen] == answers[np.arange(n), view]
+        alone = (answers == np.take_along_axis(answers, chosen[:, None], axis=-1)).sum(axis=-1) == 1
+        scores, chosen, view = scores[alone], chosen[alone], view[alone]
+    if len(chosen) == 0:
+        return Trust(1 / n_teachers, 1.0, 0.0)
+    agree = chosen == view
     top = np.sort(scores, axis=-1)
     margin = top[:, -1] - top[:, -2]
     owned = [np.flatnonzero(chosen == teacher) for teacher in range(n_teachers)]

@@ -82,17 +82,21 @@ class RoutingScore:
     Attributes:
         fit: from a teacher's outputs for the pool to a function of its outputs.
         description: one line.
+        words: what a reader of the report calls it.
         reference: its source.
         needs_passes: it reads Monte-Carlo dropout passes.
         needs_features: it reads the head's input.
-        prior: how much it counts in a sum of scores. How usual a text is says more than how sure the teacher is: twice.
+        is_certainty: it lies in [0, 1], from a teacher that knows nothing to one that is sure.
+        prior: how much it counts in a sum of scores. How usual a text is says more than how sure the teacher is.
     """
 
     fit: Callable[[TeacherOutputs], Scorer]
     description: str
+    words: str
     reference: str
     needs_passes: bool = False
     needs_features: bool = False
+    is_certainty: bool = False
     prior: float = 1.0
 
 
@@ -104,33 +108,42 @@ def _pointwise(function: Scorer) -> Callable[[TeacherOutputs], Scorer]:
 SCORES: dict[str, RoutingScore] = {
     "mc-entropy": RoutingScore(
         _pointwise(mc_entropy), "1 − normalised entropy of the mean over dropout passes",
-        "Li et al. 2022, arXiv 2210.05230", needs_passes=True,
+        "certainty over the dropout passes",
+        "Li et al. 2022, arXiv 2210.05230", needs_passes=True, is_certainty=True,
     ),
     "entropy": RoutingScore(
         _pointwise(deterministic_entropy), "1 − normalised entropy of the deterministic pass",
-        "Li et al. 2022, without MC",
+        "certainty",
+        "Li et al. 2022, without MC", is_certainty=True,
     ),
     "bald": RoutingScore(
         _pointwise(mutual_information), "minus the mutual information of prediction and dropout mask",
+        "agreement of the dropout passes",
         "Houlsby et al. 2011, arXiv 1112.5745", needs_passes=True,
     ),
     "energy": RoutingScore(
         _pointwise(energy), "log-sum-exp of the logits",
+        "energy (the size of its logits)",
         "Liu et al. 2020, arXiv 2010.03759; equals vanilla KD's routing",
     ),
     "max-logit": RoutingScore(
-        _pointwise(max_logit), "largest logit", "Hendrycks et al. 2022, arXiv 1911.11132"
+        _pointwise(max_logit), "largest logit",
+        "largest logit",
+        "Hendrycks et al. 2022, arXiv 1911.11132",
     ),
     "mahalanobis": RoutingScore(
         fit_mahalanobis, "minus the squared distance of the features to the nearest class",
+        "Mahalanobis distance (how usual the text is for it)",
         "Lee et al. 2018, arXiv 1807.03888; statistics from the pool", needs_features=True, prior=2.0,
     ),
     "relative-mahalanobis": RoutingScore(
         fit_relative_mahalanobis, "mahalanobis, less the distance to one Gaussian for all texts",
-        "Ren et al. 2021, arXiv 2106.09022; statistics from the pool", needs_features=True, prior=2.0,
+        "relative Mahalanobis distance (how usual the text is for it)",
+        "Ren et al. 2021, arXiv 2106.09022; statistics from the pool", needs_features=True, prior=8.0,
     ),
     "neighbours": RoutingScore(
         fit_neighbours, "minus the distance of the features to near neighbours",
+        "distance to near neighbours (how usual the text is for it)",
         "Sun et al. 2022, arXiv 2204.06507; neighbours from the pool", needs_features=True, prior=2.0,
     ),
 }  # fmt: skip

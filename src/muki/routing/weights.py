@@ -37,11 +37,11 @@ def margin(scores: ArrayLike, predictions: NDArray[np.int64] | None = None) -> A
         scores: shape (n, N).
         predictions: each teacher's top class as an index into the union, shape (n, N). Where label sets overlap, a
             teacher that gives the same class as the surest one does not contradict it, so the second best is looked
-            for among the others; if all agree, it counts as 0, the score of a teacher that knows nothing. Without
-            shared classes this is the plain margin.
+            for among the others; if all agree, it counts as 0, the certainty of a teacher that knows nothing, or as the
+            lowest of all these scores where they go below 0. Without shared classes this is the plain margin.
 
     Returns:
-        shape (n,), positive for scores in [0, 1].
+        shape (n,), positive.
     """
     s = np.asarray(scores, dtype=np.float64)
     best = s.argmax(axis=-1)
@@ -51,6 +51,7 @@ def margin(scores: ArrayLike, predictions: NDArray[np.int64] | None = None) -> A
     else:
         conflicts = predictions != np.take_along_axis(predictions, best[:, None], axis=-1)
     second = np.where(conflicts, s, -np.inf).max(axis=-1)
-    second = np.where(conflicts.any(axis=-1), second, np.minimum(first, 0.0))
+    nothing = min(0.0, float(s.min(initial=0.0)))
+    second = np.where(conflicts.any(axis=-1), second, nothing)
     result: Array = first - second + MARGIN_FLOOR
     return result

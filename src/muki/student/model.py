@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from muki.checkpoints import ensure_padding, is_missing_folder, lacks_tokenizer, loading_errors
+from muki.checkpoints import ensure_padding, is_missing_folder, lacks_tokenizer, load_student_model, loading_errors
 from muki.errors import StudentError, first_line
 
 if TYPE_CHECKING:
@@ -23,21 +23,23 @@ def load_student(
     Args:
         model: folder or Hub id. Where it is a classifier, its head is dropped.
         labels: the union, in order.
-        seed: of the fresh head.
+        seed: of the fresh head, and of a pooler that the checkpoint lacks. The global random state is left alone.
         trust_remote_code: run code that comes with the checkpoint.
 
     Raises:
-        StudentError: it cannot be loaded, or its tokenizer has no padding token.
+        StudentError: it cannot be loaded, weights of its encoder are missing or have another shape, or its tokenizer
+            has no padding token.
     """
     from transformers import AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(model, trust_remote_code)
     try:
-        student: Any = AutoModelForSequenceClassification.from_pretrained(
+        student = load_student_model(
+            AutoModelForSequenceClassification,
             model,
+            seed=seed,
             id2label=dict(enumerate(labels)),
             label2id={label: index for index, label in enumerate(labels)},
-            ignore_mismatched_sizes=True,
             problem_type="single_label_classification",
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,

@@ -146,7 +146,7 @@ def make_objective(
     if name in ("dfa", "cfl"):
         config: Any = student.config
         shapes = [(states.shape[1] - 1, states.shape[2]) for states in supervision.states]
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(seed)
             if name == "cfl":
                 return CommonFeatures(config.hidden_size, [size for _, size in shapes])

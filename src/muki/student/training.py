@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TRAINING_VERSION = 1  # raise when the same supervision and settings make another student
 MAX_STEPS_BETWEEN_CHECKPOINTS = 500
 MOST_CHECKPOINTS = 20  # of a short training: a small pool is read many times
 
@@ -120,6 +121,7 @@ def train_student(
         the fingerprint of this student.
     """
     key = fingerprint(
+        TRAINING_VERSION,
         supervision_key,
         student.model_dump(),
         training.model_dump(),
@@ -164,7 +166,8 @@ def train_student(
             del model.blocks
         save_classifier(trainer.model, tokenizer, folder, max_length)
         files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
-        write_json(record, {**_record(trainer, key, seconds, len(train_index), len(holdout_index)), "files": files})
+        about = _record(trainer, key, seconds, len(train_index), len(holdout_index))
+        write_json(record, {**about, "supervision": supervision_key, "files": files})
         remove(checkpoints)
         logger.info("student: trained in %s, saved in %s", clock(seconds), folder)
     return key
@@ -178,12 +181,17 @@ def save_classifier(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path
         tokenizer.save_pretrained(temporary)
 
 
-def training_arguments(
-    training: TrainingConfig, folder: Path, steps_per_epoch: int, evaluate: bool
-) -> TrainingArguments:
-    """Our settings as transformers' `TrainingArguments`; what the user passes through wins."""
-    epochs = training.epochs_of(steps_per_epoch)
-    an_epoch_or_more = max(steps_per_epoch, math.ceil(epochs * steps_per_epoch / MOST_CHECKPOINTS))
+def steps_per_epoch(texts: int, training: TrainingConfig) -> int:
+    """Optimiser steps in which so many texts are read once, by all processes together."""
+    accumulate = int(training.passed_through.get("gradient_accumulation_steps", 1))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    return math.ceil(texts / (training.batch_size * accumulate * world))
+
+
+def training_arguments(training: TrainingConfig, folder: Path, steps: int, evaluate: bool) -> TrainingArguments:
+    """Our settings as transformers' `TrainingArguments`, for epochs of so many steps; what the user gives wins."""
+    epochs = training.epochs_of(steps)
+    an_epoch_or_more = max(steps, math.ceil(epochs * steps / MOST_CHECKPOINTS))
     between = max(1, min(an_epoch_or_more, MAX_STEPS_BETWEEN_CHECKPOINTS))
     settings: dict[str, Any] = {
         "output_dir": str(folder),
@@ -229,10 +237,9 @@ def _trainer(
     training: TrainingConfig,
     checkpoints: Path,
 ) -> IntegrationTrainer:
-    accumulate = int(training.passed_through.get("gradient_accumulation_steps", 1))
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    steps_per_epoch = math.ceil(len(train) / (training.batch_size * accumulate * world))
-    args = training_arguments(training, checkpoints, steps_per_epoch, evaluate=holdout is not None)
+    args = training_arguments(
+        training, checkpoints, steps_per_epoch(len(train), training), evaluate=holdout is not None
+    )
     trainer = IntegrationTrainer(
         model=model,
         args=args,

@@ -7,26 +7,77 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muki.errors import TeacherError
+from muki.teachers.checks import refuse_remote_code
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_adapter(folder: Path, name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a PEFT adapter on its base model, unmerged: merging would remove its dropout."""
+def load_adapter(
+    folder: Path, name: str, dtype: torch.dtype, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a PEFT adapter on its base model, unmerged: merging would remove its dropout.
+
+    Args:
+        folder: with `adapter_config.json`, which names the base and, perhaps, the base's revision.
+        name: the teacher's, for messages.
+        dtype: of the base model.
+        trust_remote_code: run code that comes with the base.
+
+    Raises:
+        TeacherError: no safetensors, no classification head, weights that neither base nor adapter give, or code of
+            the base's own that is not trusted.
+    """
     try:
         from peft import PeftModel
     except ImportError:
         raise TeacherError(f"teacher '{name}': '{folder}' is a PEFT adapter; pip install 'muki[peft]'") from None
-    from safetensors.torch import load_file
+    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = adapter["base_model_name_or_path"]
+    refuse_remote_code(base, name, trust_remote_code)
+    source: dict[str, Any] = {"revision": adapter.get("revision"), "trust_remote_code": trust_remote_code}
+    tensors = _tensors(folder, name)
+    labels = _adapter_labels(folder, _head_size(tensors, folder, name))
+    with torch.random.fork_rng():  # peft draws what it then reads from the adapter
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            base,
+            dtype=dtype,
+            id2label=dict(enumerate(labels)),
+            label2id={label: column for column, label in enumerate(labels)},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **source,
+        )
+        _require_weights(info, set(tensors), base, folder, name)
+        model: Any = PeftModel.from_pretrained(loaded, str(folder))
+    if (folder / "tokenizer_config.json").exists():
+        return model, AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    return model, AutoTokenizer.from_pretrained(base, **source)
+
+
+def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The adapter's tensors; those that replace the base's end with the base's names for them."""
+    from safetensors.torch import load_file
+
     weights = folder / "adapter_model.safetensors"
+    if not weights.exists():
+        instead = " (only adapter_model.bin)" if (folder / "adapter_model.bin").exists() else ""
+        raise TeacherError(
+            f"teacher '{name}': no adapter_model.safetensors in '{folder}'{instead}; save the adapter anew with a "
+            "current peft (model.save_pretrained)"
+        )
+    return {key.replace("modules_to_save.", ""): tensor for key, tensor in load_file(weights).items()}
+
+
+def _head_size(tensors: dict[str, torch.Tensor], folder: Path, name: str) -> int:
+    """How many classes the adapter's head has."""
     heads = [
         tensor.shape[0]
-        for key, tensor in (load_file(weights).items() if weights.exists() else ())
+        for key, tensor in tensors.items()
         if key.endswith("weight") and "lora_" not in key and any(part in key for part in ("classifier", "score"))
     ]
     if not heads:
@@ -34,18 +85,18 @@ def load_adapter(folder: Path, name: str, dtype: torch.dtype) -> tuple[PreTraine
             f"teacher '{name}': the adapter '{folder}' holds no classification head; train it with task_type=SEQ_CLS "
             "(or modules_to_save=['classifier']) so that the head is saved"
         )
-    labels = _adapter_labels(folder, heads[-1])
-    base = AutoModelForSequenceClassification.from_pretrained(
-        adapter["base_model_name_or_path"],
-        dtype=dtype,
-        id2label=dict(enumerate(labels)),
-        label2id={label: column for column, label in enumerate(labels)},
-        ignore_mismatched_sizes=True,
-    )
-    has_tokenizer = (folder / "tokenizer_config.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder) if has_tokenizer else adapter["base_model_name_or_path"])
-    model: Any = PeftModel.from_pretrained(base, str(folder))
-    return model, tokenizer
+    return int(heads[-1])
+
+
+def _require_weights(info: dict[str, Any], given: set[str], base: str, folder: Path, name: str) -> None:
+    """Refuse weights that would be random at each load, because neither base nor adapter holds them."""
+    lacking = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    lost = sorted(key for key in lacking if not any(f".{one}".endswith(f".{key}") for one in given))
+    if lost:
+        raise TeacherError(
+            f"teacher '{name}': neither the base model '{base}' nor the adapter '{folder}' holds {', '.join(lost[:3])}"
+            f"{' …' if len(lost) > 3 else ''}; train the adapter with these in modules_to_save, so that they are saved"
+        )
 
 
 def _adapter_labels(folder: Path, n_labels: int) -> list[str]:

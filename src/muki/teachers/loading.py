@@ -213,7 +213,7 @@ def _load(
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     if (Path(model) / "adapter_config.json").exists():
-        return load_adapter(Path(model), name, dtype)
+        return load_adapter(Path(model), name, dtype, trust)
     if lacks_tokenizer(model):
         raise TeacherError(
             f"teacher '{name}': no tokenizer in '{model}'; save the model's own tokenizer there "

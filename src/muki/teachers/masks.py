@@ -87,14 +87,15 @@ class DropoutMasks(TorchFunctionMode):
             groups = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
         scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
+        lowest = torch.finfo(scores.dtype).min  # not -inf: padding that may attend nowhere would become NaN
         if is_causal:
             future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-            scores.masked_fill_(future, float("-inf"))
+            scores.masked_fill_(future, lowest)
         if attn_mask is not None:
             if attn_mask.dtype == torch.bool:
-                scores.masked_fill_(~attn_mask, float("-inf"))
+                scores.masked_fill_(~attn_mask, lowest)
             else:
-                scores += attn_mask
+                scores.add_(attn_mask).clamp_(min=lowest)
         return self.drop(scores.softmax(-1), dropout_p) @ value
 
     def drop(self, x: torch.Tensor, p: float) -> torch.Tensor:

@@ -119,7 +119,7 @@ def _draw(
     mask_seed = int(fingerprint(plan.seed, teacher.fingerprint)[:16], 16)
     undecided = np.arange(n)
     proven = plan.most < 2
-    with dropout_on(teacher.passes_model), torch.random.fork_rng(devices=[]):
+    with dropout_on(teacher.passes_model), torch.random.fork_rng():
         for numbers in plan.rounds():
             chosen = [encodings[i] for i in undecided.tolist()]
             for place, batch in length_batches(teacher.tokenizer, chosen, batch_tokens):

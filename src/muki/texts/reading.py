@@ -47,7 +47,7 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
     """Stream the texts of any source; nothing is skipped here (an empty or missing text is the empty string)."""
     columns = columns or Columns()
     if not isinstance(source, str):
-        return _from_rows(source, columns, "texts in memory")
+        return _from_rows(_numbered(source, "texts in memory"), columns)
     files = files_of(source)
     if files is not None:
         return _renumbered(text for file in files for text in _read_file(file, columns))
@@ -61,11 +61,11 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
 
 def _read_file(file: TextFile, columns: Columns) -> Iterator[Text]:
     if file.suffix in (".jsonl", ".json"):
-        return _from_rows(_jsonl(file), columns, file.name)
+        return _from_rows(_jsonl(file), columns)
     if file.suffix in (".csv", ".tsv"):
-        return _from_rows(_csv(file, "," if file.suffix == ".csv" else "\t"), columns, file.name)
+        return _from_rows(_csv(file, "," if file.suffix == ".csv" else "\t"), columns)
     if file.suffix == ".parquet":
-        return _from_rows(_parquet(file), columns, file.name)
+        return _from_rows(_parquet(file), columns)
     return (Text(row, line) for row, line in enumerate(_lines(file)))
 
 
@@ -158,15 +158,17 @@ def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
         raise TextsError(
             f"texts '{name}': no such file or folder, and not a Hub data set that can be read ({first_line(error)})"
         ) from None
-    return _from_rows(rows, columns, name)
+    return _from_rows(_numbered(rows, name), columns)
 
 
-def _from_rows(rows: Iterable[Any], columns: Columns, source: str) -> Iterator[Text]:
-    """Turn mappings, `(where, mapping)` pairs or plain strings into texts."""
-    for row, item in enumerate(rows):
-        where = f"{source}, row {row}"
-        if isinstance(item, tuple):
-            where, item = item
+def _numbered(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
+    """Rows that bring no place of their own, each with its number in the source."""
+    return ((f"{source}, row {row}", item) for row, item in enumerate(rows))
+
+
+def _from_rows(rows: Iterable[tuple[str, Any]], columns: Columns) -> Iterator[Text]:
+    """Turn `(where, item)` pairs into texts; an item is a mapping or a plain string, `where` is for messages."""
+    for row, (where, item) in enumerate(rows):
         if isinstance(item, str):
             item = {columns.text: item}
         if not isinstance(item, Mapping):

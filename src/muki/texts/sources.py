@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +62,8 @@ def files_of(source: str) -> list[TextFile] | None:
     """The text files that a path or URL stands for, sorted by name; None where it is not there.
 
     Args:
-        source: a file, or a folder, of which all text files are taken except hidden ones; or the URL of either
-            (`s3://…`, `gs://…`, `memory://…`), or a URL with `*`, `?` or `**`.
+        source: a file, or a folder, of which all text files are taken except hidden ones and those in hidden folders;
+            or the URL of either (`s3://…`, `gs://…`, `memory://…`), or a URL with `*`, `?` or `**`.
 
     Raises:
         TextsError: not a text file, no text files there, or a remote store that cannot be read.
@@ -91,7 +91,7 @@ def suffix_of(name: str) -> str:
 
 def _local(path: Path) -> list[TextFile] | None:
     if path.is_dir():
-        return [_local_file(p) for p in sorted(path.rglob("*")) if p.is_file() and _is_text(p.name)]
+        return [_local_file(p) for p in sorted(path.rglob("*")) if p.is_file() and _is_text(p.relative_to(path).parts)]
     if not path.exists():
         return None
     _require_text(str(path))
@@ -108,15 +108,16 @@ def _local_file(path: Path) -> TextFile:
 def _remote(url: str) -> list[TextFile] | None:
     store, path = _store_of(url)
     try:
-        paths, single = _remote_paths(store, path)
+        paths, folder = _remote_paths(store, path)
     except FileNotFoundError:
         return None
     except Exception as error:  # each store has errors of its own: of the network, of credentials
         raise TextsError(f"texts '{url}': cannot be read ({first_line(error)})") from error
-    if single:
+    if folder is None:
         _require_text(url)
         return [_remote_file(store, path, url)]
-    return [_remote_file(store, p, store.unstrip_protocol(p)) for p in sorted(paths) if _is_text(p.rsplit("/", 1)[-1])]
+    taken = [p for p in sorted(paths) if _is_text(_below(folder, p))]
+    return [_remote_file(store, p, store.unstrip_protocol(p)) for p in taken]
 
 
 def _store_of(url: str) -> tuple[Any, str]:
@@ -133,17 +134,28 @@ def _store_of(url: str) -> tuple[Any, str]:
         raise TextsError(f"texts '{url}': cannot be read ({first_line(error)})") from error
 
 
-def _remote_paths(store: Any, path: str) -> tuple[list[str], bool]:
-    """The files at a path, and whether the path is itself a file; FileNotFoundError where nothing is there."""
+def _remote_paths(store: Any, path: str) -> tuple[list[str], str | None]:
+    """The files at a path, and the folder that was asked for, None where the path is itself a file.
+
+    Of a path with wildcards it is the folder before the first of them.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
     try:
         if store.info(path)["type"] == "directory":
-            return store.find(path), False
-        return [path], True
+            return store.find(path), path
+        return [path], None
     except FileNotFoundError:
         matching = [p for p in store.glob(path) if store.isfile(p)] if re.search(r"[*?\[]", path) else []
         if not matching:
             raise
-        return matching, False
+        return matching, re.split(r"[*?\[]", path)[0].rpartition("/")[0]
+
+
+def _below(folder: str, path: str) -> list[str]:
+    """The parts of a store's path from a folder on; stores differ in whether a path starts with `/`."""
+    return path.strip("/").removeprefix(folder.strip("/")).strip("/").split("/")
 
 
 def _remote_file(store: Any, path: str, name: str) -> TextFile:
@@ -153,8 +165,9 @@ def _remote_file(store: Any, path: str, name: str) -> TextFile:
     return TextFile(name, opened, failures=(Exception,))
 
 
-def _is_text(name: str) -> bool:
-    return suffix_of(name) in SUFFIXES and not name.startswith(".")
+def _is_text(parts: Sequence[str]) -> bool:
+    """Whether a path, as its parts below the folder that was asked for, is of a text file and nowhere hidden."""
+    return suffix_of(parts[-1]) in SUFFIXES and not any(part.startswith(".") for part in parts)
 
 
 def _require_text(name: str) -> None:
