@@ -602,12 +602,12 @@ def test_the_expectation_counts_all_teachers_that_name_the_targets_class():
         ("muki-plus", True,
          "A teacher is heard with the probability that it is the one to know the text's label. Two judges give it: its "
          "certainty and relative Mahalanobis distance (how usual the text is for it), each standardised over the pool; "
-         "and the classes that the pool shows in the student's encoder. A text counts as much as its label is likely to come "
-         "from a right teacher, and less where it seems to belong to none of the labels."),
+         "and the classes that the pool shows in the student's encoder. A text counts as much as its label is likely "
+         "to come from a right teacher, and less where it seems to belong to none of the labels."),
         ("muki-plus", False,
          "How much a teacher is heard follows its certainty and relative Mahalanobis distance (how usual the text is "
-         "for it), each standardised over the pool; the pool's classes were not trusted to correct this. A text counts as much "
-         "as its label is likely to come from a right teacher."),
+         "for it), each standardised over the pool; the pool's classes were not trusted to correct this. A text counts "
+         "as much as its label is likely to come from a right teacher."),
         ("muki", False, "Each text is taught mostly by the teacher that is surest of it. Texts on which two teachers "
                         "are about equal count less."),
         ("muki-hard", False, "Each text is taught by the teacher that is surest of it, by no other."),
