@@ -850,12 +850,13 @@ def test_later_stages_say_which_one_is_missing(tmp_path, settings):
     config, output = run_file(tmp_path / "r.yaml", settings()), tmp_path / "run"
     works("score", config)
     before = work(output)
-    train = f"{output}/supervision: no finished supervision; run `muki supervise {output}` first"
-    assert_refused(train, "train", output, continues=output)
-    assert_refused(
-        f"{output}/student: no student yet; run `muki train {output}` first", "evaluate", output, continues=output
-    )
+    supervise = f"{output}/supervision: no finished supervision; run `muki supervise {output}` first"
+    assert_refused(supervise, "train", output, continues=output)
+    assert_refused(supervise, "evaluate", output, continues=output)
     assert work(output) == before
+    works("supervise", output)
+    train = f"{output}/student: no student yet; run `muki train {output}` first"
+    assert_refused(train, "evaluate", output, continues=output)
     assert_refused(f"{tmp_path}/nothing: no such run file", "train", tmp_path / "nothing")
 
 

@@ -157,7 +157,8 @@ def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, Text
     from muki.student.training import training_arguments
 
     if config.method.student == "trained" or config.method.refinement != "none":
-        load_student(config.student.model, space.labels, seed=0, trust_remote_code=config.trust_remote_code)
+        with quiet_transformers():
+            load_student(config.student.model, space.labels, seed=0, trust_remote_code=config.trust_remote_code)
     if "RANK" not in os.environ:  # under torchrun they would start a process group and wait for each other
         training_arguments(config.training, Path(config.output) / "checkpoints", 1, evaluate=True)
     if "test" in texts:
@@ -298,10 +299,16 @@ def _timed(run: RunFolder, stage: str) -> Iterator[None]:
     start = time.monotonic()
     try:
         yield
-    finally:  # an interrupted stage has taken its time too
-        if os.environ.get("RANK", "0") == "0":
-            times = read_json(run.times) or {}
-            write_json(run.times, {**times, stage: round(times.get(stage, 0.0) + time.monotonic() - start, 1)})
+    except KeyboardInterrupt:  # has taken its time too; a refusal leaves the folder as it is
+        _spent(run, stage, time.monotonic() - start)
+        raise
+    _spent(run, stage, time.monotonic() - start)
+
+
+def _spent(run: RunFolder, stage: str, seconds: float) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        times = read_json(run.times) or {}
+        write_json(run.times, {**times, stage: round(times.get(stage, 0.0) + seconds, 1)})
 
 
 def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:
