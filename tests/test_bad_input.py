@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -553,7 +554,8 @@ def test_rows_in_memory_that_are_no_texts_are_named(row):
 
 
 def test_rows_of_a_hub_data_set_that_lack_the_column_are_named(monkeypatch):
-    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: [{"text": "a"}, {"body": "b"}])
+    stand_in = SimpleNamespace(load_dataset=lambda *args, **kwargs: [{"text": "a"}, {"body": "b"}])
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)  # an extra, which need not be installed
     with pytest.raises(TextsError) as error:
         list(read("team/set"))
     assert str(error.value) == "team/set, row 1: no column 'text'; the columns there are: body"
