@@ -911,6 +911,12 @@ def test_a_student_with_its_own_code_goes_the_whole_way_once_allowed(tmp_path, t
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", sys.path[:])
     works(*integrate(student=own_code(teachers[0], tmp_path / "own")), "--trust-remote-code")
+    run = tmp_path / "run"
+    labels = json.loads((run / "labels.json").read_text(encoding="utf-8"))["labels"]
+    config = json.loads((run / "student" / "config.json").read_text(encoding="utf-8"))
+    assert sorted(config["label2id"], key=config["label2id"].get) == labels
+    assert load_file(run / "student" / "model.safetensors")["classifier.weight"].shape[0] == len(labels)
+    assert (run / "report" / "metrics.json").exists()
 
 
 # --- predict and finetune --------------------------------------------------------------------------------------------
