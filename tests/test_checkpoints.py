@@ -150,7 +150,7 @@ def test_a_student_that_is_no_encoder_goes_on_without_a_view_and_says_so(
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     config, run = run_with(save_own_code(tmp_path / "s"), tmp_path, trust_remote_code=True)
     with caplog.at_level(logging.WARNING):
-        assert neutral_view(config, run, "pool") == {}
+        assert neutral_view(config, run, "pool") is None
     assert caplog.messages == [
         f"student '{tmp_path / 's'}': its kind of model (mine) has no encoder: no neutral view, so the "
         "teachers' scores alone decide"

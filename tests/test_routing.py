@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,18 @@ def made(logits: Any, features: Any = None, passes: Any = None) -> TeacherOutput
         pass_spread=entropies.std(axis=0).astype(np.float32),
         features=None if features is None else np.asarray(features, dtype=np.float16),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A neutral view that lies in memory, cut into shards."""
+
+    vectors: np.ndarray
+    shard_rows: int
+    names: None = None
+
+    def __call__(self, number: int) -> np.ndarray:
+        return self.vectors[number * self.shard_rows : (number + 1) * self.shard_rows]
 
 
 def right(weights: np.ndarray, owner: np.ndarray) -> float:
@@ -328,7 +340,7 @@ def test_statistics_of_a_large_pool_come_from_an_even_sample():
             seen.append(start)
             yield [one.take(slice(start, start + 100)) for one in outputs]
 
-    fit_on_pool(shards(), 1000, lambda number: view[100 * number : 100 * number + 100], PLUS, space)
+    fit_on_pool(shards(), 1000, InMemory(view, 100), PLUS, space)
     assert len(seen) == 10
     seen.clear()
     fit_on_pool(shards(), 1000, None, PRESETS["muki-no-mc"], space)
@@ -342,9 +354,18 @@ def test_temper_finds_how_far_a_judge_can_be_believed():
     rng = np.random.default_rng(0)
     p = softmax(rng.normal(size=(20_000, 2)))
     choices = (rng.random(20_000) < p[:, 1]).astype(np.int64)
-    assert temper(np.log(p), choices) == pytest.approx(1.0, abs=0.1)
-    assert temper(3 * np.log(p), choices) == pytest.approx(1 / 3, abs=0.05)
-    assert temper(np.log(p), rng.integers(2, size=20_000)) < 0.1
+    start = np.array([0.2])
+    assert temper([np.log(p)], choices, start) == pytest.approx(1.0, abs=0.1)
+    assert temper([3 * np.log(p)], choices, start) == pytest.approx(1 / 3, abs=0.05)
+    assert temper([np.log(p)], rng.integers(2, size=20_000), start) < 0.1
+
+
+def test_temper_hears_of_two_voices_the_one_that_knows_something():
+    rng = np.random.default_rng(0)
+    p, noise = softmax(rng.normal(size=(20_000, 2))), softmax(rng.normal(size=(20_000, 2)))
+    choices = (rng.random(20_000) < p[:, 1]).astype(np.int64)
+    exponents = temper([np.log(noise), 2 * np.log(p)], choices, np.array([0.2, 0.2]))
+    assert exponents == pytest.approx([0.0, 0.5], abs=0.05)
 
 
 def two(n: int) -> np.ndarray:
@@ -358,15 +379,15 @@ def test_texts_on_which_teachers_give_one_class_do_not_count_as_disagreement():
     sign = 2 * owner - 1
     view = np.log(softmax(np.stack([0 * sign, 3 * (sign + rng.normal(size=4000))], axis=-1)))
     scores = (sign + rng.normal(size=4000))[:, None]
-    plain = Evidence.fit(view, scores, two(4000))
+    plain = Evidence.fit([view], scores, two(4000))
     same = np.zeros((3000, 2), dtype=np.int64)
     either = np.log(np.full((3000, 2), 0.5)) + 0.1 * rng.normal(size=(3000, 2))
     joined = Evidence.fit(
-        np.concatenate([view, either]),
+        [np.concatenate([view, either])],
         np.concatenate([scores, rng.normal(size=(3000, 1))]),
         np.concatenate([two(4000), same]),
     )
-    assert joined.kappa == pytest.approx(plain.kappa)
+    assert joined.exponents == pytest.approx(plain.exponents)
     np.testing.assert_allclose(joined.slope, plain.slope)
 
 
@@ -376,7 +397,8 @@ def test_two_judges_are_better_than_each():
     sign = 2 * owner - 1
     view = np.stack([0 * sign, 3 * (sign + rng.normal(size=4000))], axis=-1)
     scores = (sign + rng.normal(size=4000))[:, None]
-    both = Evidence.fit(np.log(softmax(view)), scores, two(4000)).log_weights(np.log(softmax(view)), scores)
+    voices = [np.log(softmax(view))]
+    both = Evidence.fit(voices, scores, two(4000)).log_weights(voices, scores)
     assert right(both, owner) > max(right(view, owner), ((scores[:, 0] > 0) == owner).mean()) + 0.05
 
 
@@ -425,8 +447,8 @@ def test_a_pool_of_one_teacher_alone_breaks_nothing():
     assert np.isfinite(weights).all()
     np.testing.assert_allclose(weights.sum(axis=-1), 1.0)
     everything = np.log(np.tile([1.0, 1e-9], (300, 1)))
-    evidence = Evidence.fit(everything, np.zeros((300, 2)), two(300))
-    assert np.isfinite(evidence.log_weights(everything, np.zeros((300, 2)))).all()
+    evidence = Evidence.fit([everything], np.zeros((300, 2)), two(300))
+    assert np.isfinite(evidence.log_weights([everything], np.zeros((300, 2)))).all()
 
 
 # --- texts that belong to nobody --------------------------------------------------------------------------------------

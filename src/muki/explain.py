@@ -115,7 +115,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
         prefix, trust = config.student.prefix, config.trust_remote_code
         student = Classifier.load(run.student, prefix=prefix, trust_remote_code=trust).probabilities(asked)
     router = pool_router(run, config, space)
-    view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.refinement is not None else None
+    view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.reads_view else None
     routing = router(outputs, view)
     predictions, refined = union_predictions(outputs, space), router.refinement is not None
     weights = raw_weights(routing, predictions, config.method) / average_weight(run.supervision)

@@ -94,6 +94,22 @@ def union_answers(answers: Sequence[ArrayLike], columns: Sequence[Sequence[int]]
     return np.stack(tops, axis=-1)
 
 
+def cohens_kappa(a: ArrayLike, b: ArrayLike, n_choices: int) -> float:
+    """Agreement of two judges beyond chance, 1 for always; 0 where chance alone makes them agree, or without texts.
+
+    Args:
+        a: choices in 0..n_choices − 1, shape (n,).
+        b: the other judge's, shape (n,).
+        n_choices: how many there are.
+    """
+    first, second = np.asarray(a), np.asarray(b)
+    if len(first) == 0:
+        return 0.0
+    shares = [np.bincount(judge, minlength=n_choices) / len(judge) for judge in (first, second)]
+    chance = float(shares[0] @ shares[1])
+    return (float((first == second).mean()) - chance) / (1 - chance) if chance < 1 else 0.0
+
+
 def _xlogy(x: Array, y: Array) -> Any:
     """`x log y` with `0 log y = 0` for every y."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -27,8 +27,10 @@ class Method(BaseModel):
     calibration: Literal["none", "standardise"] = Field(
         "none", description="standardise: scores of different teachers become comparable over the pool"
     )
-    refinement: Literal["none", "view"] = Field(
-        "none", description="view: the pool's classes in the student encoder's view correct the routing"
+    refinement: Literal["none", "view", "view+names"] = Field(
+        "none",
+        description="view: the pool's classes in the student encoder's view correct the routing; view+names: so do the "
+        "labels' names, if the teachers bear them out",
     )
     integration: Literal["soft", "hard"] = Field("soft", description="softmax over teachers, or the surest one alone")
     temperature: float = Field(0.2, gt=0, description="τ of the softmax over teachers (soft integration)")
@@ -67,9 +69,9 @@ class Method(BaseModel):
                 raise ValueError(f"score: unknown routing score '{part}'; known: {', '.join(SCORES)}")
         if "+" in self.score and self.calibration == "none":
             raise ValueError(f"calibration: a sum of scores ({self.score}) needs calibration: standardise")
-        if self.refinement != "none" and self.calibration == "none":
+        if self.refines and self.calibration == "none":
             raise ValueError("calibration: refinement needs scores that can be compared; set calibration: standardise")
-        if self.reweight == "probability" and self.refinement == "none":
+        if self.reweight == "probability" and not self.refines:
             raise ValueError("reweight: probability needs routing weights that are probabilities; set refinement: view")
         if any(SCORES[part].needs_passes for part in parts_of(self.score)) and self.passes < 2:
             raise ValueError(f"passes: score '{self.score}' needs 2 or more dropout passes, found {self.passes}")
@@ -79,6 +81,16 @@ class Method(BaseModel):
     def needs_gold(self) -> bool:
         """Whether gold labels of the pool are read: a ceiling to compare with, not a method for unlabelled texts."""
         return self.score == GOLD
+
+    @property
+    def refines(self) -> bool:
+        """Whether the pool as a whole corrects the routing."""
+        return self.refinement != "none"
+
+    @property
+    def reads_names(self) -> bool:
+        """Whether the labels' names are read."""
+        return self.refinement == "view+names"
 
     @property
     def keep(self) -> str:
@@ -94,11 +106,11 @@ class Method(BaseModel):
             passes = f", K≤{self.passes} to ±{self.tolerance:g}"
         rule = f"soft τ={self.temperature:g}" if self.integration == "soft" else "hard"
         weight = "no re-weighting" if self.reweight == "none" else f"{self.reweight} re-weighting"
-        if self.refinement == "view" and self.integration == "soft":
+        if self.refines and self.integration == "soft":
             rule = "soft"  # its weights are probabilities already
         others = [
             *(["standardised scores"] if self.calibration == "standardise" else []),
-            *(["refined over the pool"] if self.refinement == "view" else []),
+            *(["refined over the pool" + (" and by label names" if self.reads_names else "")] if self.refines else []),
             *(["gold labels as target"] if self.target == "gold" else []),
             *([f"objective {self.objective}"] if self.objective != "kl" else []),
             *(["no student"] if self.student == "none" else ["merged weights"] if self.student == "merged" else []),
@@ -115,7 +127,7 @@ PRESETS: dict[str, Method] = {
         score="entropy+relative-mahalanobis",
         passes=0,
         calibration="standardise",
-        refinement="view",
+        refinement="view+names",
         reweight="probability",
     ),
     "muki": Method(),

@@ -156,7 +156,7 @@ def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, Text
     from muki.student.model import load_student
     from muki.student.training import training_arguments
 
-    if config.method.student == "trained" or config.method.refinement != "none":
+    if config.method.student == "trained" or config.method.refines:
         with quiet_transformers():
             load_student(config.student.model, space.labels, seed=0, trust_remote_code=config.trust_remote_code)
     if "RANK" not in os.environ:  # under torchrun they would start a process group and wait for each other

@@ -1,13 +1,15 @@
 """The neutral view: the student's encoder, before any training, looks at every text.
 
 It belongs to no teacher, so that texts of all teachers can be compared in it. Mean over the tokens of the last hidden
-states: what sentence encoders are trained for. One deterministic pass for each text; one file for each shard.
+states: what sentence encoders are trained for. One deterministic pass for each text; one file for each shard. The
+labels' names are texts too.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,9 @@ from muki.checkpoints import (
 from muki.config import RunConfig, StudentConfig
 from muki.errors import NoHiddenStatesError, RunFolderError, StudentError, first_line
 from muki.files import fingerprint, replacing
+from muki.labels import LabelSpace
 from muki.progress import progress
+from muki.routing.names import readable
 from muki.run_folder import RunFolder, Split
 from muki.teachers.checks import usable_length
 from muki.teachers.features import mean_state
@@ -132,12 +136,18 @@ def make_view(texts: TextShards, student: StudentConfig, folder: Path, trust_rem
         encoder = Encoder(student, trust_remote_code)
         with progress("student's encoder", sum(shard.rows for shard in pending), "texts") as advance:
             for shard in pending:
-                table = pa.table({"view": vectors(encoder.encode(texts.read(shard)))})
-                table = table.replace_schema_metadata({"muki.source": json.dumps(_wanted(shard, settings))})
-                with replacing(folder / shard.name) as temporary:
-                    pq.write_table(table, temporary, compression="zstd")
+                _write(folder / shard.name, encoder.encode(texts.read(shard)), _wanted(shard, settings))
                 advance(shard.rows)
     return settings
+
+
+def make_names(space: LabelSpace, student: StudentConfig, path: Path, trust_remote_code: bool = False) -> None:
+    """Encode the label names, unless the same lie there already."""
+    words = [readable(label) for label in space.labels]
+    wanted = [fingerprint(VIEW_VERSION, words, student.model_dump(), folder_fingerprint(student.model))]
+    if _source(path) != wanted:
+        texts = [Text(number, word) for number, word in enumerate(words)]
+        _write(path, Encoder(student, trust_remote_code).encode(texts), wanted)
 
 
 def read_view(path: Path) -> NDArray[np.float16]:
@@ -153,28 +163,56 @@ def read_view(path: Path) -> NDArray[np.float16]:
     return result
 
 
-def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> dict[str, Any]:
-    """The view of the pool or the test, made where it is missing, for methods that refine; else nothing.
+@dataclass(frozen=True)
+class NeutralView:
+    """What the encoder sees of the pool or the test; vectors lie on disk.
+
+    Attributes:
+        shards: their files.
+        fingerprint: of encoder and settings.
+        names: of the labels, shape (C, H); None where the method does not read them.
+    """
+
+    shards: list[Path]
+    fingerprint: str
+    names: NDArray[np.float16] | None = None
+
+    def __call__(self, number: int) -> NDArray[np.float16]:
+        """The vectors of the shard with this number, shape (rows of the shard, H)."""
+        return read_view(self.shards[number])
+
+
+def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> NeutralView | None:
+    """The view of the pool or the test, made where it is missing; with the label names' beside the pool's.
 
     Returns:
-        `view`, a function from the number of a shard to its vectors, and `view_key`, a fingerprint; nothing where the
-        student is no encoder, with a warning.
+        None for methods that do not refine, and where the student is no encoder, with a warning.
 
     Raises:
         StudentError: the encoder is broken: it cannot be loaded, lacks weights, or gives numbers that are not finite.
+        RunFolderError: texts or label space are missing.
     """
-    if config.method.refinement == "none":
-        return {}
-    texts = TextShards.load(run.texts(split))
-    if texts is None:
+    if not config.method.refines:
+        return None
+    texts, space = TextShards.load(run.texts(split)), LabelSpace.load(run.labels)
+    if texts is None or space is None:
         raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
-    folder, names = run.view(split), [shard.name for shard in texts.shards]
+    folder, path = run.view(split), run.view("pool") / "names"
     try:
         key = make_view(texts, config.student, folder, config.trust_remote_code)
+        if config.method.reads_names:
+            make_names(space, config.student, path, config.trust_remote_code)
     except NoHiddenStatesError as error:
         logger.warning("%s: no neutral view, so the teachers' scores alone decide", error)
-        return {}
-    return {"view": lambda number: read_view(folder / names[number]), "view_key": key}
+        return None
+    names = read_view(path) if config.method.reads_names else None
+    return NeutralView([folder / shard.name for shard in texts.shards], key, names)
+
+
+def _write(path: Path, view: NDArray[np.float16], source: object) -> None:
+    table = pa.table({"view": vectors(view)}).replace_schema_metadata({"muki.source": json.dumps(source)})
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def _wanted(shard: Shard, settings: str) -> list[str]:

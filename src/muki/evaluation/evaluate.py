@@ -186,7 +186,7 @@ def pool_router(run: RunFolder, config: RunConfig, space: LabelSpace) -> Router:
     if pool is None:
         raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
     shards = (load_outputs(run, "pool", list(space.columns), pool, [shard.name]) for shard in pool.shards)
-    return fit_on_pool(shards, pool.rows, neutral_view(config, run, "pool").get("view"), config.method, space)
+    return fit_on_pool(shards, pool.rows, neutral_view(config, run, "pool"), config.method, space)
 
 
 def route_test(
@@ -204,7 +204,7 @@ def route_test(
     if config.method.needs_gold:
         return gold_routing(gold, list(space.columns.values()))
     router = pool_router(run, config, space)
-    view, test = neutral_view(config, run, "test").get("view"), TextShards.load(run.texts("test"))
+    view, test = neutral_view(config, run, "test"), TextShards.load(run.texts("test"))
     if view is None or test is None:
         return router(outputs)
     everything = np.concatenate([view(number) for number in range(len(test.shards))])

@@ -20,12 +20,12 @@ _DISTILLATION = "Hinton et al., Distilling the Knowledge in a Neural Network, 20
 
 def estimates_routing(method: Method) -> bool:
     """Whether routing weights are meant as probabilities that a teacher is the one to know the text's label."""
-    return method.refinement == "view" and method.integration == "soft" and not method.needs_gold
+    return method.refines and method.integration == "soft" and not method.needs_gold
 
 
 def weighs_foreign(method: Method) -> bool:
     """Whether a text counts the less in training, the likelier it belongs to none of the labels."""
-    return method.refinement == "view" and method.reweight == "probability" and not method.needs_gold
+    return method.refines and method.reweight == "probability" and not method.needs_gold
 
 
 def cause(method: Method, refined: bool) -> str:
@@ -37,7 +37,7 @@ def cause(method: Method, refined: bool) -> str:
     """
     if method.needs_gold:
         return "gold labels"
-    if method.refinement == "view" and refined:
+    if method.refines and refined:
         return "scores and the pool's classes"
     if method.calibration == "none" and SCORES[method.score].is_certainty:
         return "certainty"
@@ -114,12 +114,12 @@ def _routing(method: Method, refined: bool) -> str:
     scores = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     if method.calibration == "standardise":
         scores += f", {'each ' if len(names) > 1 else ''}standardised over the pool"
-    if method.refinement == "view" and refined:
+    if method.refines and refined:
         return (
             f"A teacher is heard with the probability that it is the one to know the text's label. Two judges give it: "
             f"its {scores}; and the classes that the pool shows in the student's encoder."
         )
-    kept = "; the pool's classes were not trusted to correct this" if method.refinement == "view" else ""
+    kept = "; the pool's classes were not trusted to correct this" if method.refines else ""
     return f"How much a teacher is heard follows its {scores}{kept}."
 
 

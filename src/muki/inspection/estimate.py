@@ -174,7 +174,7 @@ def estimate(
     steps = an_epoch * epochs
     looks = max(1.0, epochs) * held_out
     scoring = sum(speed.deterministic + speed.dropout for speed in speeds) * (pool + test)
-    view = config.method.refinement == "view"
+    view = config.method.refines
     fit = fit_seconds(pool, student.width) if view else 0.0
     seconds = {
         "start": _FIXED_SECONDS,

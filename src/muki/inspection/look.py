@@ -290,7 +290,7 @@ def _sample(config: RunConfig, space: LabelSpace, outputs: list[TeacherOutputs])
     sure = teacher_certainty(outputs)
     method = config.method
     scored = not method.needs_gold and set(parts_of(method.score)) <= set(available(outputs))
-    usable = scored and method.calibration == method.refinement == "none"
+    usable = scored and method.calibration == "none" and not method.refines
     best = (fit_router(method, outputs, space)(outputs).weights if usable else sure).argmax(axis=-1)
     predictions = union_predictions(outputs, space)
     return SampleLook(

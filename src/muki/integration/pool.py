@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,9 +22,7 @@ from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import Source, read_outputs
 from muki.teachers.survey import TeacherRecord
 from muki.texts import Shard, TextShards
-from muki.view import neutral_view
-
-View = Callable[[int], NDArray[np.float16]]  # number of a shard -> (rows of the shard, H)
+from muki.view import NeutralView, neutral_view
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,7 @@ class ScoredPool:
         folders: of scores, one for each teacher, in the order of the label space.
         sources: what each teacher's scores of each shard must have been made from.
         rows: texts in each shard.
-        view: gives the neutral view of the shard with this number, for methods that refine.
-        view_key: fingerprint of the view.
+        view: neutral view, for methods that refine.
         gold: of each shard, the gold label of each row as an index into the union, negative outside it; for methods
             that are ceilings.
     """
@@ -48,15 +45,15 @@ class ScoredPool:
     folders: list[Path]
     sources: list[list[Source]]
     rows: list[int]
-    view: View | None = None
-    view_key: str = ""
+    view: NeutralView | None = None
     gold: list[dict[int, int]] | None = None
 
     def fingerprint(self, version: int, method: Method) -> str:
         """Of all that the numbers of this pool's supervision depend on; `version` is that of the code."""
         sources = [[asdict(source) for source in own] for own in self.sources]
         gold = None if self.gold is None else [list(labels.values()) for labels in self.gold]
-        return fingerprint(version, sources, self.shards, asdict(self.space), method.model_dump(), gold, self.view_key)
+        view = "" if self.view is None else self.view.fingerprint
+        return fingerprint(version, sources, self.shards, asdict(self.space), method.model_dump(), gold, view)
 
     def outputs(self) -> Iterator[list[TeacherOutputs]]:
         """Each shard's outputs of all teachers, one shard in memory at a time.
@@ -106,7 +103,7 @@ def scored_pool(
         folders=[run.scores("pool", record.name) for record in records],
         sources=[[shard_source(record, shard, settings) for shard in texts.shards] for record in records],
         rows=[shard.rows for shard in texts.shards],
-        **neutral_view(config, run, "pool"),
+        view=neutral_view(config, run, "pool"),
         gold=[_gold(texts, shard, space) for shard in texts.shards] if config.method.needs_gold else None,
     )
 
@@ -140,14 +137,14 @@ class GoldRouter:
 
 
 def fit_on_pool(
-    shards: Iterable[list[TeacherOutputs]], total: int, view: View | None, method: Method, space: LabelSpace
+    shards: Iterable[list[TeacherOutputs]], total: int, view: NeutralView | None, method: Method, space: LabelSpace
 ) -> Router:
     """Fit a method's router on the pool, or on an even sample of a large one.
 
     Args:
         shards: each shard's outputs of all teachers.
         total: texts in the pool.
-        view: neutral view of a shard by its number, where the method refines.
+        view: neutral view, where the method refines.
         method: the method.
         space: the label space.
     """
@@ -164,4 +161,5 @@ def fit_on_pool(
         if view is not None:
             views.append(view(number)[index])
     pooled = [TeacherOutputs.concatenate(list(parts)) for parts in zip(*kept, strict=True)]
-    return fit_router(method, pooled, space, np.concatenate(views) if views else None)
+    names = None if view is None else view.names
+    return fit_router(method, pooled, space, np.concatenate(views) if views else None, names)

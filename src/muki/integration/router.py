@@ -1,6 +1,6 @@
 """The router: a method's chain from teacher outputs to routing weights, fitted on the pool.
 
-scores → calibration across teachers → refinement over the pool → weights
+scores → calibration across teachers → label names → refinement over the pool → weights
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from muki.routing.calibration import normal_ranks, standardise
 from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
+from muki.routing.names import BORNE_OUT, NAMES_PRIOR, LabelNames, are_words, borne_out
 from muki.routing.refinement import FOLDS, SHARPNESS, Neighbourhood, PoolModel, refine
 from muki.routing.scores import SCORES, fit_scores, gold_scores, parts_of
 from muki.routing.weights import hard_weights, soft_weights
@@ -74,19 +75,19 @@ class Refinement:
     foreign: ForeignTexts
 
     def __call__(
-        self, outputs: list[TeacherOutputs], view: NDArray[np.float16], parts: Array, usual: Array
+        self, outputs: list[TeacherOutputs], x: Array, parts: Array, named: list[Array], usual: Array
     ) -> tuple[Array, Array]:
         """Probabilities that each teacher knows the answer (n, N), and that none does (n,).
 
         Args:
             outputs: each teacher's, of n texts.
-            view: of these texts, shape (n, H).
+            x: view of these texts, shape (n, H), rows of length 1.
             parts: their calibrated scores, shape (n, N, P).
+            named: log weights by the label names, shape (n, N); empty where the names are not heard.
             usual: how usual each is for each teacher, shape (n, N).
         """
-        x = unit_length(view)
-        log_weights = self.pool.log_weights(neighbourhood(outputs, x @ self.axes))
-        weights = np.exp(self.evidence.log_weights(log_weights, parts.reshape(len(parts), -1)))
+        by_pool = self.pool.log_weights(neighbourhood(outputs, x @ self.axes))
+        weights = np.exp(self.evidence.log_weights([by_pool, *named], parts.reshape(len(parts), -1)))
         return weights, self.foreign(x, usual)
 
 
@@ -97,7 +98,8 @@ class Router:
     Attributes:
         method: whose chain this is.
         columns: of each teacher and each part of the score, the calibrated score function.
-        importance: how much each part counts, shape (P,).
+        importance: how much each part counts, shape (P,); one more where the label names are heard.
+        names: what the label names say; None for methods that do not read them, or where they mean nothing.
         refinement: what the pool taught; None for methods that do not refine, or where the view was not trusted.
         offsets: of the scores, shape (N,).
         spread: the joined scores are divided by this, so that one temperature fits any number of parts.
@@ -111,6 +113,7 @@ class Router:
     importance: Array
     offsets: Array
     spread: float = 1.0
+    names: LabelNames | None = None
     refinement: Refinement | None = None
     findings: dict[str, float] | None = None
 
@@ -119,22 +122,51 @@ class Router:
 
         Args:
             outputs: each teacher's, of the same texts.
-            view: of the texts, shape (n, H), where the method refines; without it the scores alone decide.
+            view: of the texts, shape (n, H), where `reads_view`.
+
+        Raises:
+            ValueError: the view is missing.
         """
+        if view is None and self.reads_view:
+            raise ValueError("this router reads the texts' view, and none was given")
         parts = self.parts(outputs)  # (n, N, P)
-        scores = parts @ self.importance / self.spread + self.offsets
-        if self.method.refinement == "none":
+        x = None if view is None else unit_length(view)
+        named = self.named(outputs, x)
+        scores = self.with_names(parts, named) @ self.importance / self.spread + self.offsets
+        if not self.method.refines:
             weights = route(scores, self.method)
             return Routing(scores, weights, weights, np.zeros(len(scores)))
-        if self.refinement is None or view is None:
+        if self.refinement is None or x is None:
             probabilities, foreign = softmax(SHARPNESS * scores), np.zeros(len(scores))
         else:
-            probabilities, foreign = self.refinement(outputs, view, parts, _usual(parts, self.method))
+            probabilities, foreign = self.refinement(outputs, x, parts, named, _usual(parts, self.method))
         soft = self.method.integration == "soft"
         return Routing(scores, probabilities if soft else hard_weights(probabilities), probabilities, foreign)
 
+    @property
+    def reads_view(self) -> bool:
+        """Whether a text's view is needed to route it."""
+        return self.names is not None or self.refinement is not None
+
+    def named(self, outputs: list[TeacherOutputs], x: Array | None) -> list[Array]:
+        """Log weights by the label names, shape (n, N), in a list that is empty where the names are not heard.
+
+        Args:
+            outputs: each teacher's, of n texts.
+            x: view of these, shape (n, H), rows of length 1.
+        """
+        if self.names is None or x is None:
+            return []
+        return [self.names.log_weights(x, [softmax(one.logits) for one in outputs])]
+
+    def with_names(self, parts: Array, named: list[Array]) -> Array:
+        """The names' say as one more part of the score."""
+        if self.names is None:
+            return parts
+        return np.concatenate([parts, *(self.names.scores(one)[..., None] for one in named)], axis=-1)
+
     def parts(self, outputs: list[TeacherOutputs]) -> Array:
-        """Calibrated scores, shape (n, N, P) for P parts."""
+        """Calibrated scores of the teachers' outputs, shape (n, N, P) for P parts."""
         return np.stack(
             [
                 np.stack([column(one) for column in own], axis=-1)
@@ -159,11 +191,15 @@ def route(scores: Array, method: Method) -> Array:
 def needs_pool(method: Method) -> bool:
     """Whether a method's chain has anything to learn from the pool."""
     features = any(SCORES[part].needs_features for part in parts_of(method.score))
-    return features or method.calibration != "none" or method.refinement != "none"
+    return features or method.calibration != "none" or method.refines
 
 
 def fit_router(
-    method: Method, outputs: list[TeacherOutputs], space: LabelSpace, view: NDArray[np.float16] | None = None
+    method: Method,
+    outputs: list[TeacherOutputs],
+    space: LabelSpace,
+    view: NDArray[np.float16] | None = None,
+    names: NDArray[np.float16] | None = None,
 ) -> Router:
     """Fit a method's chain on the pool, or on a sample of it.
 
@@ -172,27 +208,31 @@ def fit_router(
         outputs: each teacher's, of the same texts.
         space: the label space.
         view: neutral view of the texts, shape (n, H), where the method refines.
+        names: neutral view of the label names, shape (C, H), where the method reads them.
 
     Raises:
         ValueError: a score needs what the outputs do not have.
     """
     union = list(space.columns.values())
-    names = parts_of(method.score)
-    by_part = [fit_scores(outputs, name) for name in names]
+    scores = parts_of(method.score)
+    by_part = [fit_scores(outputs, name) for name in scores]
     columns = [
-        [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(names)]
+        [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(scores)]
         for i in range(len(outputs))
     ]
-    priors = np.array([SCORES[name].prior for name in names]) if len(names) > 1 else np.ones(1)
+    priors = np.array([SCORES[name].prior for name in scores])
     router = Router(method, columns, union, priors, np.zeros(len(outputs)))
-    if len(names) > 1:
-        router = replace(router, spread=_spread(router.parts(outputs), priors))
-    if method.refinement == "none" or view is None:
+    spread = _spread(router.parts(outputs), priors) if len(scores) > 1 else float(priors[0])
+    router = replace(router, spread=spread)
+    if not method.refines or view is None:
         return router
     if len(view) < _FEWEST:
         logger.info("refinement: %d texts are too few to show their classes, keeping the scores", len(view))
         return replace(router, findings={"refined": 0.0})
-    return _refined(router, outputs, view, len(space.labels))
+    x = unit_length(view)
+    if names is not None:
+        router = _hear_names(router, outputs, x, names, space)
+    return _refined(router, outputs, x, len(space.labels))
 
 
 def neighbourhood(outputs: list[TeacherOutputs], view: Array) -> Neighbourhood:
@@ -209,13 +249,40 @@ def fold_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array([int(fingerprint("fold", int(row))[:8], 16) % FOLDS for row in rows], dtype=np.int64)
 
 
-def _refined(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.float16], n_labels: int) -> Router:
-    x = unit_length(view)
+def _hear_names(
+    router: Router, outputs: list[TeacherOutputs], x: Array, vectors: NDArray[np.float16], space: LabelSpace
+) -> Router:
+    """The router with the label names as one more part of its score, if the teachers bear them out."""
+    if not are_words(space.labels):
+        logger.info("label names: not heard, most are no words (%s, ...)", ", ".join(space.labels[:3]))
+        return router
+    distributions, parts = [softmax(one.logits) for one in outputs], router.parts(outputs)
+    names = LabelNames.fit(vectors, x, distributions, router.union)
+    agreement = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)
+    heard = agreement >= BORNE_OUT
+    logger.info(
+        "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",
+        agreement, "heard" if heard else "not heard",
+    )  # fmt: skip
+    findings = {"names_agreement": agreement, "names_heard": float(heard)}
+    if not heard:
+        return replace(router, findings=findings)
+    router = replace(router, names=names, importance=np.append(router.importance, NAMES_PRIOR), findings=findings)
+    joined = router.with_names(parts, router.named(outputs, x))
+    return replace(router, spread=_spread(joined, router.importance))
+
+
+def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: int) -> Router:
     axes = principal_axes(x, len(x) // _TEXTS_PER_AXIS)
     texts = neighbourhood(outputs, x @ axes)
-    parts = router.parts(outputs)
-    found = refine(texts, parts, router.importance, router.union, n_labels)
-    findings = {"view_accuracy": found.trust.view_accuracy, "score_accuracy": found.trust.score_accuracy}
+    parts, named = router.parts(outputs), router.named(outputs, x)
+    joined = router.with_names(parts, named)
+    found = refine(texts, joined, router.importance, router.union, n_labels)
+    findings = {
+        **(router.findings or {}),
+        "view_accuracy": found.trust.view_accuracy,
+        "score_accuracy": found.trust.score_accuracy,
+    }
     logger.info(
         "refinement: the view is right on about %.0f %%, the scores on about %.0f %%: %s",
         100 * found.trust.view_accuracy, 100 * found.trust.score_accuracy,
@@ -225,16 +292,17 @@ def _refined(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.flo
         return replace(router, findings={**findings, "refined": 0.0})
     pool, flat, answers = found.model, parts.reshape(len(parts), -1), texts.answers(router.union)
     for _ in range(_ROUNDS):
-        evidence = Evidence.fit(pool.log_weights(texts), flat, answers)
-        weights = np.exp(evidence.log_weights(pool.log_weights(texts), flat))
+        voices = [pool.log_weights(texts), *named]
+        evidence = Evidence.fit(voices, flat, answers)
+        weights = np.exp(evidence.log_weights(voices, flat))
         pool = PoolModel.fit(texts, hard_weights(weights), router.union, n_labels)
     usual = _usual(parts, router.method)
     refinement = Refinement(axes, pool, evidence, ForeignTexts.fit(x, usual))
     share = float(refinement.foreign(x, usual).mean())
     return replace(
         router, refinement=refinement, offsets=found.offsets,
-        importance=found.importance, spread=_spread(parts, found.importance),
-        findings={**findings, "refined": 1.0, "view_exponent": evidence.kappa, "foreign_share": share},
+        importance=found.importance, spread=_spread(joined, found.importance),
+        findings={**findings, "refined": 1.0, "view_exponent": float(evidence.exponents[0]), "foreign_share": share},
     )  # fmt: skip
 
 

@@ -1,24 +1,29 @@
 """Evidence: two judges of each text, the teachers' own scores and the neutral view, each calibrated by the other.
 
-The view's weights are over-confident, the scores know nothing of probabilities. Their mistakes have different causes,
-so each can be measured against the other: the view is tempered until it predicts what the scores choose, and a logistic
-model turns scores into the probabilities that the view implies. Their product is the routing weight, and its largest
-entry is the probability that the routing is right. (Co-training: Blum and Mitchell 1998.)
+The view speaks by the classes of the pool and by the labels' names; both are over-confident. The scores know nothing of
+probabilities. The mistakes of view and scores have different causes, so each can be measured against the other: what
+the view says is tempered until it predicts what the scores choose, and a logistic model turns scores into the
+probabilities that the tempered view implies. Their product is the routing weight, and its largest entry is the
+probability that the routing is right. (Co-training: Blum and Mitchell 1998.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 
-from muki.formulas import Array, log_softmax, softmax
+from muki.formulas import Array, log_softmax
 
 _FEWEST = 30  # texts that only one teacher answers so, to fit on them alone
 _REGULARISATION = 0.1  # scikit-learn's C: strong, the scores are few and the judge is noisy
+_ROUNDS = 2  # of measuring each judge against the other
+_FIRST_EXPONENT = 0.2  # where that begins: in hundreds of dimensions a view is some five times too sure
+_LOG_EXPONENTS = (-6.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -26,54 +31,66 @@ class Evidence:
     """How both judges are weighed.
 
     Attributes:
-        kappa: inverse temperature of the view's log weights.
+        exponents: inverse temperatures of what the view says, shape (J,) for J voices.
         slope: of the logistic model of the scores, shape (N, F).
         intercept: of that model, shape (N,).
         log_shares: each teacher's share of the pool, which both judges have counted, shape (N,).
     """
 
-    kappa: float
+    exponents: Array
     slope: Array
     intercept: Array
     log_shares: Array
 
     @classmethod
-    def fit(cls, view: Array, scores: Array, answers: NDArray[np.int64]) -> Evidence:
+    def fit(cls, voices: Sequence[Array], scores: Array, answers: NDArray[np.int64]) -> Evidence:
         """Weigh the judges against each other, on texts whose answer hangs on the choice of the teacher.
 
         Args:
-            view: log weights by the neutral view, shape (n, N).
+            voices: log weights by the neutral view, each of shape (n, N).
             scores: calibrated scores of all teachers side by side, shape (n, F).
             answers: each teacher's top class as an index into the union, shape (n, N).
         """
-        shares = softmax(view).mean(axis=0)
-        best = np.take_along_axis(answers, view.argmax(axis=-1)[:, None], axis=-1)
-        alone = (answers == best).sum(axis=-1) == 1
-        if alone.sum() > _FEWEST:
-            view, scores = view[alone], scores[alone]
-        slope, intercept = _logistic(scores, softmax(view))
-        kappa = temper(view, log_softmax(scores @ slope.T + intercept).argmax(axis=-1))
-        return cls(kappa, slope, intercept, np.log(shares + 1e-6))
+        exponents = np.full(len(voices), _FIRST_EXPONENT)
+        for _ in range(_ROUNDS):
+            view = tempered(voices, exponents)
+            shares = np.exp(view).mean(axis=0)
+            best = np.take_along_axis(answers, view.argmax(axis=-1)[:, None], axis=-1)
+            alone = (answers == best).sum(axis=-1) == 1
+            if alone.sum() <= _FEWEST:
+                alone = np.ones_like(alone)
+            slope, intercept = _logistic(scores[alone], np.exp(view[alone]))
+            choices = (scores[alone] @ slope.T + intercept).argmax(axis=-1)
+            exponents = temper([voice[alone] for voice in voices], choices, exponents)
+        return cls(exponents, slope, intercept, np.log(shares + 1e-6))
 
-    def log_weights(self, view: Array, scores: Array) -> Array:
-        """Log of the routing weights, shape (n, N)."""
+    def log_weights(self, voices: Sequence[Array], scores: Array) -> Array:
+        """Log of the routing weights, shape (n, N); arguments as for `fit`."""
         by_scores = log_softmax(scores @ self.slope.T + self.intercept)
-        return log_softmax(self.kappa * view + by_scores - self.log_shares)
+        return log_softmax(tempered(voices, self.exponents) + by_scores - self.log_shares)
 
 
-def temper(log_weights: Array, choices: NDArray[np.int64]) -> float:
-    """The κ in (0, 3] with which `softmax(κ · log w)` predicts an independent judge's choices best.
+def tempered(voices: Sequence[Array], exponents: Array) -> Array:
+    """`log Π_j w_j^κ_j`, normalised over the teachers; shape (n, N)."""
+    return log_softmax(np.tensordot(exponents, np.stack(voices), axes=1))
+
+
+def temper(voices: Sequence[Array], choices: NDArray[np.int64], start: Array) -> Array:
+    """The κ_j in (0, 3) with which `Π_j w_j^κ_j` predicts an independent judge's choices best, shape (J,).
 
     Args:
-        log_weights: shape (n, N).
+        voices: log weights, each of shape (n, N).
         choices: shape (n,), in 0..N − 1.
+        start: where the search begins, shape (J,).
     """
+    rows = np.arange(len(choices))
 
-    def loss(log_kappa: float) -> float:
-        p = softmax(np.exp(log_kappa) * log_weights)
-        return float(-np.log(p[np.arange(len(choices)), choices] + 1e-12).mean())
+    def loss(log_exponents: Array) -> float:
+        return float(-tempered(voices, np.exp(log_exponents))[rows, choices].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-6.0, 1.0), method="bounded").x))
+    first = np.clip(np.log(start), *_LOG_EXPONENTS)
+    found: Array = np.exp(minimize(loss, first, bounds=[_LOG_EXPONENTS] * len(voices), method="L-BFGS-B").x)
+    return found
 
 
 def _logistic(x: Array, targets: Array) -> tuple[Array, Array]:

@@ -25,10 +25,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.formulas import Array, integrate_distributions, log_softmax, logsumexp, union_answers
+from muki.formulas import Array, cohens_kappa, integrate_distributions, log_softmax, union_answers
 from muki.routing.calibration import match_shares
 from muki.routing.density import ClassGaussians
-from muki.routing.weights import hard_weights
+from muki.routing.weights import hard_weights, log_agreement, surest
 
 FOLDS = 4
 SHRINKAGE = 0.5  # strong: a sharp covariance repeats its start
@@ -86,12 +86,7 @@ class PoolModel:
         for fold, model in enumerate(self.models):
             own = texts.folds == fold
             log_class[own] = model.log_joint(texts.view[own])
-        log_class = log_softmax(log_class)
-        agreement = [
-            logsumexp(log_class[:, list(own)] + np.log(np.maximum(p, 1e-300))) + np.log(len(own))
-            for own, p in zip(self.columns, texts.distributions, strict=True)
-        ]
-        return log_softmax(np.stack(agreement, axis=-1))
+        return log_agreement(log_softmax(log_class), texts.distributions, self.columns)
 
 
 @dataclass(frozen=True)
@@ -239,14 +234,9 @@ def trust(scores: Array, weights: Array, answers: NDArray[np.int64] | None = Non
     if len(chosen) == 0:
         return Trust(1 / n_teachers, 1.0, 0.0)
     agree = chosen == view
-    top = np.sort(scores, axis=-1)
-    margin = top[:, -1] - top[:, -2]
-    owned = [np.flatnonzero(chosen == teacher) for teacher in range(n_teachers)]
-    sure = np.concatenate([own[np.argsort(-margin[own])[: -(-len(own) // 2)]] for own in owned])
+    sure = np.concatenate(surest(scores))
     alpha = float(agree[sure].mean())
-    shares = [np.bincount(judge[sure], minlength=n_teachers) / len(sure) for judge in (chosen, view)]
-    chance = float(shares[0] @ shares[1])
-    kappa = (alpha - chance) / (1 - chance) if chance < 1 else 0.0
+    kappa = cohens_kappa(chosen[sure], view[sure], n_teachers)
     other = (1 - alpha) / (n_teachers - 1)
     accuracy = (float(agree.mean()) - other) / (alpha - other) if alpha > other else 1.0
     return Trust(alpha, float(np.clip(accuracy, 1 / n_teachers, 1.0)), kappa)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from muki.formulas import Array, softmax
+from muki.formulas import Array, log_softmax, logsumexp, softmax
 
 MARGIN_FLOOR = 1e-6
 
@@ -28,6 +30,36 @@ def hard_weights(scores: ArrayLike) -> Array:
     s = np.asarray(scores, dtype=np.float64)
     result: Array = np.eye(s.shape[-1])[s.argmax(axis=-1)]
     return result
+
+
+def surest(scores: ArrayLike) -> list[NDArray[np.int64]]:
+    """For each teacher, of the texts that fall to it by `scores` (n, N), those on which it leads most: half of them."""
+    s = np.asarray(scores, dtype=np.float64)
+    chosen, top = s.argmax(axis=-1), np.sort(s, axis=-1)
+    lead = top[:, -1] - top[:, -2]
+    owned = [np.flatnonzero(chosen == teacher) for teacher in range(s.shape[1])]
+    return [own[np.argsort(-lead[own])[: -(-len(own) // 2)]] for own in owned]
+
+
+def log_agreement(log_class: Array, distributions: Sequence[Array], columns: Sequence[Sequence[int]]) -> Array:
+    """Log of how much a classifier over the union agrees with what each teacher says, normalised over the teachers.
+
+    `w_i ∝ Σ_{y ∈ L_i} P(y | x) p_i(y | x) / (1 / |L_i|)`: against what a teacher that knows nothing would say, or else
+    a teacher of many classes would be heard less than one of few.
+
+    Args:
+        log_class: log P(y | x) of that classifier, shape (n, C).
+        distributions: each teacher's softmax, shapes (n, C_i).
+        columns: each teacher's columns in the union.
+
+    Returns:
+        shape (n, N).
+    """
+    agreement = [
+        logsumexp(log_class[:, list(own)] + np.log(np.maximum(p, 1e-300))) + np.log(len(own))
+        for own, p in zip(columns, distributions, strict=True)
+    ]
+    return log_softmax(np.stack(agreement, axis=-1))
 
 
 def margin(scores: ArrayLike, predictions: NDArray[np.int64] | None = None) -> Array:

@@ -1,0 +1,192 @@
+"""Label names: what they say of a text, when they are heard, and what they are worth on pools with known owners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_routing import PLUS, made, pool, right
+from tiny import save_encoder
+
+from muki.config import StudentConfig
+from muki.formulas import cohens_kappa, softmax
+from muki.integration.router import Router, fit_router
+from muki.labels import LabelSpace
+from muki.routing.names import LabelNames, are_words, borne_out, readable
+from muki.routing.weights import log_agreement, surest
+from muki.teachers.outputs import TeacherOutputs
+from muki.view import make_names, read_view
+
+VIEW_ONLY = PLUS.model_copy(update={"refinement": "view"})
+Pool = tuple[list[TeacherOutputs], LabelSpace, np.ndarray, np.ndarray, np.ndarray]
+
+
+def named_pool(n: int = 1200, seed: int = 0, noise: float = 1.0) -> Pool:
+    """Two weak teachers whose features and certainty say nothing of who owns a text, and names near their classes.
+
+    A teacher answers texts that are not its own like a class of its own, as surely as its own texts.
+    """
+    _, _, view, owner = pool(n=n, seed=seed)
+    rng = np.random.default_rng(seed)
+    label = pool_labels(n, seed)
+    means = np.stack([view[label == c].mean(axis=0) for c in range(6)])
+    outputs = []
+    for teacher in range(2):
+        own = owner == teacher
+        said = np.where(own & (rng.random(n) < 0.8), label - 3 * teacher, rng.integers(3, size=n))
+        logits = np.eye(3)[said] * (2 + rng.normal(size=n))[:, None]
+        outputs.append(made(logits, features=rng.normal(size=(n, 8)) + (0.5 * own)[:, None] * np.eye(8)[said]))
+    names = means + noise * rng.normal(size=means.shape) / np.sqrt(means.shape[1])
+    words = ("tennis", "chess", "rowing", "bonds", "shares", "taxes")
+    space = LabelSpace(words, {"sports": (0, 1, 2), "money": (3, 4, 5)})
+    return outputs, space, view, owner, names.astype(np.float16)
+
+
+def pool_labels(n: int, seed: int) -> np.ndarray:
+    """The classes that `pool` draws with this seed."""
+    rng = np.random.default_rng(seed)
+    owner = rng.choice(2, n, p=(0.5, 0.5))
+    return np.asarray(owner * 3 + rng.integers(3, size=n))
+
+
+def fitted(found: Pool, names: np.ndarray | None) -> tuple[Router, float]:
+    """The default's router, and how often it is right."""
+    outputs, space, view, owner, _ = found
+    router = fit_router(PLUS, outputs, space, view, names)
+    return router, right(router(outputs, view).weights, owner)
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("comp.sys.mac", "comp sys mac"),
+        ("card_arrival", "card arrival"),
+        ("BookRestaurant", "book restaurant"),
+        ("Sci/Tech", "sci tech"),
+        ("culture-arts", "culture arts"),
+        ("C++", "c++"),
+        ("体育", "体育"),
+        ("_", "_"),
+    ],
+)
+def test_names_are_read_as_words(label: str, words: str):
+    assert readable(label) == words
+
+
+def test_codes_and_numbers_are_no_words():
+    assert not are_words(["LABEL_0", "LABEL_1"])
+    assert not are_words(["0", "1", "2"])
+    assert not are_words(["C01", "C02", "class 7"])
+    assert are_words(["体育", "财经"])
+    assert are_words(["sports", "LABEL_1"])  # half of them
+    assert not are_words(["sports", "LABEL_1", "LABEL_2"])
+
+
+def test_a_text_belongs_to_the_name_that_is_nearer_than_usual():
+    view = np.array([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8], [0.0, 1.0]])
+    names = LabelNames.fit([[2.0, 0.0], [0.0, 5.0]], view, [np.full((4, 1), 1.0)] * 2, [(0,), (1,)])
+    similar = view  # the names are the axes
+    z = (similar - similar.mean(axis=0)) / similar.std(axis=0)
+    np.testing.assert_allclose(names.log_probabilities(view), np.log(softmax(z)))
+    np.testing.assert_allclose(names.log_weights(view, [np.ones((4, 1))] * 2), np.log(softmax(z)))
+    scores = names.scores(names.log_weights(view, [np.ones((4, 1))] * 2))
+    np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(scores.std(axis=0), 1)
+
+
+def test_agreement_counts_against_what_a_teacher_that_knows_nothing_would_say():
+    log_class = np.log([[0.4, 0.2, 0.4]])
+    weights = np.exp(log_agreement(log_class, [np.array([[0.75, 0.25]]), np.array([[1.0]])], [(0, 1), (2,)]))
+    first, second = 2 * (0.4 * 0.75 + 0.2 * 0.25), 0.4
+    np.testing.assert_allclose(weights, [[first / (first + second), second / (first + second)]])
+
+
+def test_kappa_is_agreement_beyond_chance():
+    assert cohens_kappa([0, 1, 0, 1], [0, 1, 0, 1], 2) == 1
+    assert cohens_kappa([0, 1, 0, 1], [0, 0, 1, 1], 2) == 0
+    assert cohens_kappa([0, 0, 0, 1], [0, 0, 1, 1], 2) == pytest.approx((0.75 - 0.5) / 0.5)
+    assert cohens_kappa([0, 0], [0, 0], 2) == 0  # chance alone
+    assert cohens_kappa([], [], 2) == 0
+
+
+def test_the_surest_texts_of_each_teacher_are_its_upper_half():
+    found = surest([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 9.0]])
+    assert [sorted(own.tolist()) for own in found] == [[0, 2], [3]]
+
+
+# --- what they are worth ---------------------------------------------------------------------------------------------
+
+
+def test_names_find_the_teacher_where_scores_cannot():
+    found = named_pool()
+    _, without = fitted(found, None)
+    router, with_names = fitted(found, found[-1])
+    assert router.findings is not None
+    assert router.findings["names_heard"] == 1
+    assert with_names > without + 0.1
+    assert with_names > 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_names_that_mean_nothing_are_not_heard(seed: int):
+    found = named_pool(seed=seed)
+    rng = np.random.default_rng(seed)
+    random = rng.normal(size=found[-1].shape).astype(np.float16)
+    turned = found[-1][[1, 2, 0, 4, 5, 3]]  # each class has the name of another of its teacher's
+    for names in (random, turned):
+        router, accuracy = fitted(found, names)
+        assert router.findings is not None
+        assert router.findings["names_heard"] == 0
+        assert accuracy == fitted(found, None)[1]
+
+
+def test_names_without_words_are_not_looked_at():
+    outputs, space, view, owner, names = named_pool()
+    codes = LabelSpace(tuple(f"LABEL_{i}" for i in range(6)), space.columns)
+    router = fit_router(PLUS, outputs, codes, view, names)
+    assert router.names is None
+    assert "names_heard" not in (router.findings or {})
+
+
+def test_names_are_heard_where_the_pools_classes_are_not_trusted():
+    outputs, space, view, owner, names = named_pool()
+    router = fit_router(PLUS, outputs, space, view, names)
+    kept = fit_router(PLUS, [one.take(slice(0, 160)) for one in outputs], space, view[:160], names)
+    for one in (router, kept):
+        assert one.reads_view
+        with pytest.raises(ValueError, match="view, and none was given"):
+            one(outputs)
+    assert right(kept(outputs, view).weights, owner) > 0.8
+
+
+def test_borne_out_is_the_teachers_own_view_of_the_names():
+    rng = np.random.default_rng(0)
+    said = rng.integers(3, size=(600, 2))
+    distributions = [softmax(4 * np.eye(3)[own]) for own in said.T]
+    owner = rng.integers(2, size=600)
+    scores = np.eye(2)[owner] + 0.1 * rng.random(size=(600, 2))
+    log_p = np.log(softmax(rng.normal(size=(600, 6))))
+    columns = [(0, 1, 2), (3, 4, 5)]
+    assert abs(borne_out(log_p, distributions, columns, scores)) < 0.15
+    agreeing = np.concatenate([np.log(p) for p in distributions], axis=1)
+    assert borne_out(agreeing, distributions, columns, scores) == 1
+
+
+# --- on disk ---------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_encoded_once_and_anew_when_a_label_is_renamed(tmp_path: Path):
+    encoder = save_encoder(tmp_path / "encoder")
+    student, path = StudentConfig(model=str(encoder), max_length=16), tmp_path / "names"
+    make_names(LabelSpace(("news_item", "Sports"), {"a": (0,), "b": (1,)}), student, path)
+    first, written = read_view(path), path.stat().st_mtime_ns
+    assert first.shape[0] == 2
+    make_names(LabelSpace(("news.item", "sports"), {"a": (0,), "b": (1,)}), student, path)  # the same words
+    assert path.stat().st_mtime_ns == written
+    make_names(LabelSpace(("news item", "markets"), {"a": (0,), "b": (1,)}), student, path)
+    np.testing.assert_array_equal(read_view(path)[0], first[0])
+    assert (read_view(path)[1] != first[1]).any()
