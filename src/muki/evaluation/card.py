@@ -52,7 +52,7 @@ def write_card(
         max_length=config.student.max_length,
         prefix=config.student.prefix,
         method=f"`{preset_name(config.method)}`: {config.method.spelled_out()}",
-        hears=whom_it_hears(config.method, refined),
+        hears=whom_it_hears(config.method, refined, bool(outlook.get("names_heard"))),
         reference=_ARXIV.sub(r"[\g<0>](https://arxiv.org/abs/\1)", reference(config.method)),
         version=muki.__version__,
         test={"n": metrics["test"]["texts"], **metrics} if "test" in metrics else None,

@@ -45,12 +45,13 @@ def cause(method: Method, refined: bool) -> str:
     return "scores" if len(parts) > 1 else SCORES[parts[0]].words.partition(" (")[0]
 
 
-def whom_it_hears(method: Method, refined: bool) -> str:
+def whom_it_hears(method: Method, refined: bool, named: bool = False) -> str:
     """One or two sentences on how much each teacher was heard on a text, and why.
 
     Args:
         method: the method.
         refined: as for `cause`.
+        named: whether the labels' names were heard; of methods that read them.
     """
     if method.target == "gold":
         return "The student learned the texts' gold labels; no teacher was heard."
@@ -60,7 +61,7 @@ def whom_it_hears(method: Method, refined: bool) -> str:
         return "The student is the average of the teachers' weights; no text taught it."
     if method.objective == "uhc":
         return "The student matched each teacher among that teacher's own labels; nobody chose between teachers."
-    said = [_routing(method, refined), _weight(method, refined)]
+    said = [_routing(method, refined, named), _weight(method, refined)]
     if method.objective in ("dfa", "cfl"):
         said.append("The student also imitated the teachers' hidden states.")
     return " ".join(filter(None, said))
@@ -105,7 +106,7 @@ def reference(method: Method) -> str:
     return f"{INTEGRATION}; the routing is muki's own (docs/method.md)"
 
 
-def _routing(method: Method, refined: bool) -> str:
+def _routing(method: Method, refined: bool, named: bool) -> str:
     why = cause(method, refined)
     if why == "certainty":
         alone = ", by no other" if method.integration == "hard" else ""
@@ -115,10 +116,13 @@ def _routing(method: Method, refined: bool) -> str:
     if method.calibration == "standardise":
         scores += f", {'each ' if len(names) > 1 else ''}standardised over the pool"
     if method.refines and refined:
+        words = ", with the labels' names" if named else ""
         return (
             f"A teacher is heard with the probability that it is the one to know the text's label. Two judges give it: "
-            f"its {scores}; and the classes that the pool shows in the student's encoder."
+            f"its {scores}; and the classes that the pool shows in the student's encoder{words}."
         )
+    if named:
+        scores += ", and how well the text fits the names of its labels"
     kept = "; the pool's classes were not trusted to correct this" if method.refines else ""
     return f"How much a teacher is heard follows its {scores}{kept}."
 

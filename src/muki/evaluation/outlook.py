@@ -30,13 +30,16 @@ def routing_outlook(
 
     Returns:
         `expected_accuracy`, the mean probability in [0, 1] that a text's label comes from a teacher that knows it;
-        `refined`, whether the view was trusted to correct the scores; and the estimated `view_accuracy` and
-        `score_accuracy` that decided it. Empty for a method whose weights are not meant as probabilities.
+        `refined`, whether the view was trusted to correct the scores; the estimated `view_accuracy` and
+        `score_accuracy` that decided it; and `names_heard`, whether the labels' names were, where they were looked at.
+        Empty for a method whose weights are not meant as probabilities.
     """
     if not estimates_routing(method):
         return {}
     judged = {name: float(np.clip(findings[name], 0, 1)) for name in _JUDGES if name in findings}
-    return {"expected_accuracy": _expected(weights, predictions), "refined": bool(findings.get("refined")), **judged}
+    names = {name: bool(findings[name]) for name in ("names_heard",) if name in findings}
+    refined = {"refined": bool(findings.get("refined"))}
+    return {"expected_accuracy": _expected(weights, predictions), **refined, **judged, **names}
 
 
 def foreign_outlook(foreign: ArrayLike | None) -> dict[str, float]:

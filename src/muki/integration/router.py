@@ -255,7 +255,7 @@ def _hear_names(
     """The router with the label names as one more part of its score, if the teachers bear them out."""
     if not are_words(space.labels):
         logger.info("label names: not heard, most are no words (%s, ...)", ", ".join(space.labels[:3]))
-        return router
+        return replace(router, findings={"names_heard": 0.0})
     distributions, parts = [softmax(one.logits) for one in outputs], router.parts(outputs)
     names = LabelNames.fit(vectors, x, distributions, router.union)
     agreement = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)

@@ -101,7 +101,10 @@ def render(facts: Facts) -> str:
         by_label=_by_label(facts),
         top_share=max(facts.metrics["pool"]["label_share"].values()) or 1.0,
         spelled_out=facts.config.method.spelled_out(),
-        hears=[whom_it_hears(facts.config.method, _refined(facts)), what_weights_show(facts.config.method)],
+        hears=[
+            whom_it_hears(facts.config.method, _refined(facts), _found(facts, "names_heard")),
+            what_weights_show(facts.config.method),
+        ],
         choice=_choice(facts),
         n_to_label=words.count(len(facts.to_label), "text"),
         csv=base64.b64encode(to_label_csv(facts.to_label).encode()).decode(),
@@ -250,7 +253,11 @@ def _choice(facts: Facts) -> str:
 
 
 def _refined(facts: Facts) -> bool:
-    return bool(facts.metrics["pool"].get("routing", {}).get("refined"))
+    return _found(facts, "refined")
+
+
+def _found(facts: Facts, what: str) -> bool:
+    return bool(facts.metrics["pool"].get("routing", {}).get(what))
 
 
 def _confusion(facts: Facts) -> dict[str, Any] | None:

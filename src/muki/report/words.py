@@ -78,6 +78,7 @@ def trust(facts: Facts) -> list[Remark]:
         *_calibration(facts),
         _routing(facts),
         *_refinement(facts),
+        *_names(facts),
         *_left_out(facts),
     ]
 
@@ -180,6 +181,7 @@ def _without_labels(facts: Facts) -> list[Remark]:
         Remark("warn", "No labelled test texts were given. Nothing on this page says how often the student is right."),
         *_expected(facts),
         *_refinement(facts),
+        *_names(facts),
     ]
     agreement = held_out.get("student_target_agreement")
     if agreement is not None:
@@ -239,6 +241,26 @@ def _refinement(facts: Facts) -> list[Remark]:
             "warn",
             "The student's encoder does not show the pool's classes well enough to correct the teachers' scores, which "
             f"decided alone; {judges}. A student that starts from a sentence encoder may help.",
+        )
+    ]
+
+
+def _names(facts: Facts) -> list[Remark]:
+    """Whether the labels' names helped, and what to do where they could not."""
+    heard = facts.metrics["pool"].get("routing", {}).get("names_heard")
+    if heard is None:
+        return []
+    if heard:
+        return [
+            Remark(
+                "plain", "The labels' names were heard too: the teachers choose among their labels as these suggest."
+            )
+        ]
+    return [
+        Remark(
+            "plain",
+            "The labels' names were not heard: they are codes, or the teachers do not choose among their labels as the "
+            "names suggest. Names that say what a class is about (labels: {LABEL_0: sports}) often route texts better.",
         )
     ]
 
