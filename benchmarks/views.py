@@ -5,13 +5,14 @@
 Takes the groups of a grid that `muki compare` has scored (`grids/routing.yaml`), one seed a data set, and fits
 `muki-plus` with other views in the place of the student's encoder: spoiled ones, early layers, the teachers' own
 features; and with pools cut down. Prints the routing accuracy; "kept" where the view was not trusted and the
-standardised scores stayed.
+standardised scores stayed. The labels' names are not heard here: they would hide what a view is worth.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
 from muki.config import load_config
+from muki.errors import MukiError
 from muki.evaluation.evaluate import load_outputs
 from muki.evaluation.metrics import routing_accuracy
 from muki.experiments.grid import Group, load_grid
@@ -129,4 +131,7 @@ def half(vectors: Array) -> NDArray[np.float16]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MukiError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

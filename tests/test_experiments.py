@@ -285,6 +285,11 @@ def test_ensembles_merged_weights_and_gold_targets_are_not_students_of_the_routi
 # --- the grid file ---------------------------------------------------------------------------------------------------
 
 
+def test_a_missing_grid_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such grid file$"):
+        load_grid(tmp_path / "none.yaml")
+
+
 def test_all_problems_of_a_grid_file_are_shown_at_once(tmp_path: Path):
     path = tmp_path / "grid.yaml"
     path.write_text("data: {d: folder}\nmethods: [muky]\nencodr: e\noutput: out\n")

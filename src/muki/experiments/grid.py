@@ -152,6 +152,8 @@ def load_grid(path: Path) -> Grid:
     Raises:
         ConfigError: missing, not YAML, or keys or values are wrong; all problems in one message.
     """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such grid file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
