@@ -494,8 +494,8 @@ HINT = (
         ({"refined": False, **JUDGED}, [
             ("warn", HINT),
             ("warn", "The student's encoder does not show the pool's classes well enough to correct the teachers' "
-                     "scores, which decided alone; by estimates without labels it is right on 94 % of the texts, they "
-                     "on 85 %. A student that starts from a sentence encoder may help."),
+                     "scores, which decided without them; by estimates without labels it is right on 94 % of the "
+                     "texts, they on 85 %. A student that starts from a sentence encoder may help."),
         ]),
         ({"refined": True, **JUDGED, "names_heard": True}, [
             ("plain", KNOWN),

@@ -240,7 +240,7 @@ def _refinement(facts: Facts) -> list[Remark]:
         Remark(
             "warn",
             "The student's encoder does not show the pool's classes well enough to correct the teachers' scores, which "
-            f"decided alone; {judges}. A student that starts from a sentence encoder may help.",
+            f"decided without them; {judges}. A student that starts from a sentence encoder may help.",
         )
     ]
 
