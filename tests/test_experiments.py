@@ -429,6 +429,20 @@ def test_a_cell_is_done_again_where_its_data_changed(small: Path):
     assert Laboratory(settings, group).key(cell) != before
 
 
+def test_a_cell_is_the_same_wherever_the_command_is_called(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loaded = load_grid(small)
+    (tmp_path / "there").mkdir()
+    keys = []
+    for folder in (tmp_path, tmp_path / "there"):
+        monkeypatch.chdir(folder)
+        harness._content.cache_clear()
+        laboratory = Laboratory(loaded, next(iter(loaded.groups())))
+        keys.append([laboratory.key(cell) for cell in harness.cells_of(loaded, laboratory.group)])
+    assert keys[0] == keys[1]
+
+
 def test_groups_that_share_teachers_are_always_in_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     three = {"plain": Setting(), "uneven": Setting(shares=[0.9, 0.1]), "small": Setting(pool=9)}
     many = grid(settings=three, seeds=[0, 1, 2], output=str(tmp_path))

@@ -163,7 +163,8 @@ class Laboratory:
             exclude={"methods", "routing_only", "settings", "seeds", "output", "results", "data"}
         )
         data = [self.grid.data[self.group.data], self.setting.foreign and self.grid.data[self.setting.foreign.data]]
-        encoders = [*(self.setting.encoders or [self.grid.encoder]), self.setting.student or self.grid.student or ""]
+        student = self.setting.student or self.grid.student
+        encoders = [*(self.setting.encoders or [self.grid.encoder]), *([student] if student else [])]
         return fingerprint(
             grid,
             [(where, _content(where)) for where in data if where],
