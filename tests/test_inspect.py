@@ -102,6 +102,14 @@ def test_labels_that_are_equal_or_different_are_not_pointed_out(one: str, other:
     assert findings.alike_labels({"a": [one], "b": [other]}) == []
 
 
+def test_labels_that_are_codes_are_pointed_out_with_the_line_that_names_them():
+    (found,) = findings.coded_labels({"a": ["C01", "C02", "C03", "C04"], "b": ["sports", "film"]})
+    assert str(found) == (
+        "teacher a: its labels are codes (C01, C02, C03, …) and say nothing of the texts; if you know names in words, "
+        "give them (labels: {C01: …}): texts are routed better then"
+    )
+
+
 def test_alike_labels_of_real_teachers(tmp_path: Path, settings: Settings, teachers: list[Path]):
     other = save_teacher(tmp_path / "other", "bert", ["Sport", "rain"], seed=3)
     found = said(settings(teachers=[teacher(teachers[0]), teacher(other)]))

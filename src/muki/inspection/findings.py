@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from muki.routing.names import are_words
 from muki.teachers.provenance import licence_warnings
 
 _ALIKE = 0.88
@@ -49,6 +50,24 @@ def alike_labels(labels: Mapping[str, Sequence[str]]) -> list[Finding]:
                     remedy = f"to merge them, give teacher {other} the line   {line}"
                     findings.append(Finding("warning", "labels", said, remedy))
     return findings
+
+
+def coded_labels(labels: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Teachers whose labels are codes, so that a method which reads label names learns nothing from theirs.
+
+    Args:
+        labels: each teacher's name and label names.
+    """
+    return [
+        Finding(
+            "warning",
+            f"teacher {name}",
+            f"its labels are codes ({', '.join(own[:3])}{', …' if len(own) > 3 else ''}) and say nothing of the texts",
+            f"if you know names in words, give them (labels: {{{yaml_name(own[0])}: …}}): texts are routed better then",
+        )
+        for name, own in labels.items()
+        if not are_words(own)
+    ]
 
 
 def truncation(who: str, share: float, max_length: int, wanted: int, most: int) -> list[Finding]:

@@ -130,6 +130,8 @@ def inspect(config: RunConfig) -> Inspection:
     measured = _teachers(config, seen, sample)
     names = {teacher.name: teacher.labels for teacher in seen.teachers}
     seen.findings += findings.alike_labels(names)
+    if config.method.reads_names:
+        seen.findings += findings.coded_labels(names)
     start = provenance(config.student.model)
     licences = {teacher.name: teacher.licence for teacher in seen.teachers}
     seen.findings += findings.licences({**licences, "student's start": start.licence})
