@@ -20,7 +20,7 @@ from muki.routing.calibration import normal_ranks, standardise
 from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
-from muki.routing.names import BORNE_OUT, NAMES_PRIOR, LabelNames, are_words, borne_out
+from muki.routing.names import PRIOR, START_PRIOR, LabelNames, are_words, borne_out, mean_something
 from muki.routing.refinement import FOLDS, SHARPNESS, Neighbourhood, PoolModel, refine
 from muki.routing.scores import SCORES, fit_scores, gold_scores, parts_of
 from muki.routing.weights import hard_weights, soft_weights
@@ -259,7 +259,7 @@ def _hear_names(
     distributions, parts = [softmax(one.logits) for one in outputs], router.parts(outputs)
     names = LabelNames.fit(vectors, x, distributions, router.union)
     agreement = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)
-    heard = agreement >= BORNE_OUT
+    heard = mean_something(agreement, router.union)
     logger.info(
         "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",
         agreement, "heard" if heard else "not heard",
@@ -267,7 +267,7 @@ def _hear_names(
     findings = {"names_agreement": agreement, "names_heard": float(heard)}
     if not heard:
         return replace(router, findings=findings)
-    router = replace(router, names=names, importance=np.append(router.importance, NAMES_PRIOR), findings=findings)
+    router = replace(router, names=names, importance=np.append(router.importance, PRIOR), findings=findings)
     joined = router.with_names(parts, router.named(outputs, x))
     return replace(router, spread=_spread(joined, router.importance))
 
@@ -276,20 +276,25 @@ def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: 
     axes = principal_axes(x, len(x) // _TEXTS_PER_AXIS)
     texts = neighbourhood(outputs, x @ axes)
     parts, named = router.parts(outputs), router.named(outputs, x)
-    joined = router.with_names(parts, named)
-    found = refine(texts, joined, router.importance, router.union, n_labels)
+    priors = router.importance[: parts.shape[-1]]
+    # The names come from the view itself: whether it can be trusted is for what the teachers alone say of the texts.
+    found = refine(texts, parts, priors, router.union, n_labels)
+    judged, trusted = found.trust, found.trusted
     findings = {
         **(router.findings or {}),
-        "view_accuracy": found.trust.view_accuracy,
-        "score_accuracy": found.trust.score_accuracy,
+        "view_accuracy": judged.view_accuracy,
+        "score_accuracy": judged.score_accuracy,
     }
     logger.info(
         "refinement: the view is right on about %.0f %%, the scores on about %.0f %%: %s",
-        100 * found.trust.view_accuracy, 100 * found.trust.score_accuracy,
-        "refined" if found.model is not None else "keeping the scores, the view does not show the classes",
+        100 * judged.view_accuracy, 100 * judged.score_accuracy,
+        "refined" if trusted else "keeping the scores, the view does not show the classes",
     )  # fmt: skip
-    if found.model is None:
+    if not trusted:
         return replace(router, findings={**findings, "refined": 0.0})
+    joined = router.with_names(parts, named)
+    if named:
+        found = refine(texts, joined, np.append(priors, START_PRIOR), router.union, n_labels)
     pool, flat, answers = found.model, parts.reshape(len(parts), -1), texts.answers(router.union)
     for _ in range(_ROUNDS):
         voices = [pool.log_weights(texts), *named]

@@ -86,7 +86,8 @@ class PoolModel:
         for fold, model in enumerate(self.models):
             own = texts.folds == fold
             log_class[own] = model.log_joint(texts.view[own])
-        return log_agreement(log_softmax(log_class), texts.distributions, self.columns)
+        agreement = log_agreement(log_softmax(log_class), texts.distributions, self.columns)
+        return log_softmax(agreement + np.log([len(own) for own in self.columns]))
 
 
 @dataclass(frozen=True)
@@ -114,16 +115,23 @@ class Refined:
     """What refinement found.
 
     Attributes:
-        model: of the pool; None where the view does not show the classes and the scores stay as they are.
+        model: of the pool.
         importance: how much each part of the score counts, shape (P,).
         offsets: of the joined scores, so that they fit the teachers' shares of the pool, shape (N,).
+        converging: EM from the parts alone ends at routings that agree at least as often as the parts.
         trust: in the view.
     """
 
-    model: PoolModel | None
+    model: PoolModel
     importance: Array
     offsets: Array
+    converging: bool
     trust: Trust
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the pool shows the classes; else the scores had better stay as they are."""
+        return self.converging and self.trust.earned
 
 
 def refine(
@@ -132,11 +140,11 @@ def refine(
     """EM over the pool from standardised scores.
 
     EM from each part of the score alone shows two things. If the pool shows the classes, parts that know different
-    things end closer together than they began; else the view is not used at all. And a part is believed as far as the
-    view bears it out (`coherence`).
+    things end closer together than they began. And a part is believed as far as the view bears it out (`coherence`).
 
     The start that joins them gives every teacher the same share of the pool. EM finds better shares; the start is
-    shifted to these and EM begins anew, until they settle. The view must have earned trust, before or after that.
+    shifted to these and EM begins anew, until they settle. The view can earn trust before or after that; what it earns
+    says something only where the parts know nothing of the view.
 
     Args:
         texts: of the pool, or a sample of it.
@@ -163,9 +171,7 @@ def refine(
         if np.abs(offsets - before).max() < _SETTLED:
             break
     first, last = verdicts[0], verdicts[-1]
-    if not (converging and (first.earned or last.earned)):
-        return Refined(None, priors, np.zeros(n_teachers), first)
-    return Refined(model, importance, offsets, last if last.earned else first)
+    return Refined(model, importance, offsets, converging, last if last.earned else first)
 
 
 def expectation_maximisation(

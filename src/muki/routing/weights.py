@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from muki.formulas import Array, log_softmax, logsumexp, softmax
+from muki.formulas import Array, logsumexp, softmax
 
 MARGIN_FLOOR = 1e-6
 
@@ -42,10 +42,7 @@ def surest(scores: ArrayLike) -> list[NDArray[np.int64]]:
 
 
 def log_agreement(log_class: Array, distributions: Sequence[Array], columns: Sequence[Sequence[int]]) -> Array:
-    """Log of how much a classifier over the union agrees with what each teacher says, normalised over the teachers.
-
-    `w_i ∝ Σ_{y ∈ L_i} P(y | x) p_i(y | x) / (1 / |L_i|)`: against what a teacher that knows nothing would say, or else
-    a teacher of many classes would be heard less than one of few.
+    """Log of how much a classifier over the union agrees with each teacher, `log Σ_{y ∈ L_i} P(y | x) p_i(y | x)`.
 
     Args:
         log_class: log P(y | x) of that classifier, shape (n, C).
@@ -56,10 +53,10 @@ def log_agreement(log_class: Array, distributions: Sequence[Array], columns: Seq
         shape (n, N).
     """
     agreement = [
-        logsumexp(log_class[:, list(own)] + np.log(np.maximum(p, 1e-300))) + np.log(len(own))
+        logsumexp(log_class[:, list(own)] + np.log(np.maximum(p, 1e-300)))
         for own, p in zip(columns, distributions, strict=True)
     ]
-    return log_softmax(np.stack(agreement, axis=-1))
+    return np.stack(agreement, axis=-1)
 
 
 def margin(scores: ArrayLike, predictions: NDArray[np.int64] | None = None) -> Array:
