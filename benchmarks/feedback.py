@@ -32,10 +32,11 @@ from muki.labels import LabelSpace
 from muki.methods import PRESETS
 from muki.predict import Classifier
 from muki.routing.evidence import Evidence
+from muki.routing.names import readable
 from muki.routing.weights import log_agreement
 from muki.run_folder import RunFolder
 from muki.teachers.survey import load_records
-from muki.texts import TextShards
+from muki.texts import Text, TextShards
 from muki.view import Encoder
 
 METHOD = PRESETS["muki-plus"]
@@ -52,7 +53,7 @@ def main() -> None:
     records = []
     for group in (group for group in grid.groups() if group.seed == min(grid.seeds)):
         laboratory = Laboratory(grid, group)
-        if not (laboratory.folder / "scores-0" / "config.yaml").exists():
+        if not (Path(laboratory.config(METHOD).output) / "config.yaml").exists():
             print(f"{group}: not scored yet; run muki compare {args.grid} first", flush=True)
             continue
         with tempfile.TemporaryDirectory() as scratch:
@@ -87,7 +88,9 @@ def measured(laboratory: Laboratory, group: Group, scratch: Path) -> dict[str, s
     answers = neighbourhood(outputs, view.astype(np.float64)).answers(columns)
     evidence = Evidence.fit([agreement], parts, answers).log_weights([agreement], parts)
     student = StudentConfig(model=str(run.student), prefix=prefix, max_length=config.student.max_length)
-    features = Encoder(student).encode(list(texts))
+    trained = Encoder(student)
+    features = trained.encode(list(texts))
+    names = trained.encode([Text(row, readable(label)) for row, label in enumerate(space.labels)])
 
     def accuracy(weights: Array) -> float:
         known = gold >= 0
@@ -100,7 +103,9 @@ def measured(laboratory: Laboratory, group: Group, scratch: Path) -> dict[str, s
         "student": accuracy(agreement),
         "student and scores": accuracy(evidence),
         "student and router": accuracy(agreement + np.log(before + 1e-12)),
-        "student's features as view": accuracy(fit_router(METHOD, outputs, space, features)(outputs, features).weights),
+        "student's features as view": accuracy(
+            fit_router(METHOD, outputs, space, features, names)(outputs, features).weights
+        ),
     }
 
 

@@ -52,7 +52,7 @@ def main() -> None:
     grid = load_grid(args.grid)
     records = []
     for group in (group for group in grid.groups() if group.seed == min(grid.seeds)):
-        run = RunFolder(Laboratory(grid, group).folder / "scores-0")
+        run = RunFolder(Path(Laboratory(grid, group).config(METHOD).output))
         if not run.config.exists():
             print(f"{group}: not scored yet; run muki compare {args.grid} first", flush=True)
             continue

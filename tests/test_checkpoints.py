@@ -16,6 +16,7 @@ from tiny import byte_bpe, model_and_tokenizer, save_encoder, save_teacher
 from muki.config import RunConfig, StudentConfig
 from muki.errors import NoHiddenStatesError, StudentError, TeacherError
 from muki.finetuning import finetune
+from muki.labels import LabelSpace
 from muki.run_folder import RunFolder
 from muki.student.model import load_student
 from muki.teachers.loading import load_teacher, wrap_teacher
@@ -127,6 +128,7 @@ def run_with(student: Path, tmp_path: Path, **settings: Any) -> tuple[RunConfig,
     )  # fmt: skip
     run = RunFolder(tmp_path / "run")
     cut(["a late goal", "shares fell"], run.texts("pool"))
+    LabelSpace(("sports", "business"), {"a": (0,), "b": (1,)}).save(run.labels)
     return config, run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from muki.labels import LabelSpace
 from muki.routing.names import LabelNames, are_words, borne_out, readable
 from muki.routing.weights import log_agreement, surest
 from muki.teachers.outputs import TeacherOutputs
-from muki.view import make_names, read_view
+from muki.view import Encoder, make_names, read_view
 
 VIEW_ONLY = PLUS.model_copy(update={"refinement": "view"})
 Pool = tuple[list[TeacherOutputs], LabelSpace, np.ndarray, np.ndarray, np.ndarray]
@@ -231,11 +232,12 @@ def test_borne_out_is_the_teachers_own_view_of_the_names():
 def test_names_are_encoded_once_and_anew_when_a_label_is_renamed(tmp_path: Path):
     encoder = save_encoder(tmp_path / "encoder")
     student, path = StudentConfig(model=str(encoder), max_length=16), tmp_path / "names"
-    make_names(LabelSpace(("news_item", "Sports"), {"a": (0,), "b": (1,)}), student, path)
+    load = partial(Encoder, student)
+    make_names(LabelSpace(("news_item", "Sports"), {"a": (0,), "b": (1,)}), student, path, load)
     first, written = read_view(path), path.stat().st_mtime_ns
     assert first.shape[0] == 2
-    make_names(LabelSpace(("news.item", "sports"), {"a": (0,), "b": (1,)}), student, path)  # the same words
+    make_names(LabelSpace(("news.item", "sports"), {"a": (0,), "b": (1,)}), student, path, load)  # the same words
     assert path.stat().st_mtime_ns == written
-    make_names(LabelSpace(("news item", "markets"), {"a": (0,), "b": (1,)}), student, path)
+    make_names(LabelSpace(("news item", "markets"), {"a": (0,), "b": (1,)}), student, path, load)
     np.testing.assert_array_equal(read_view(path)[0], first[0])
     assert (read_view(path)[1] != first[1]).any()

@@ -25,7 +25,7 @@ from test_run import invoke, works
 from tiny import save_teacher
 
 from muki.evaluation.card import foreign_limit
-from muki.evaluation.method_words import how_it_was_made, reference, whom_it_hears
+from muki.evaluation.method_words import cause, how_it_was_made, reference, whom_it_hears
 from muki.evaluation.metrics import paired_difference
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.evaluation.table import summary
@@ -300,7 +300,7 @@ def test_the_default_method_says_what_it_expects_and_nothing_of_passes(plus: Pat
     said = works("report", plus, unlabelled).stdout
     assert "paired" in Page(Path(said.removeprefix("report: ").strip()).read_text(encoding="utf-8")).words
     unknown = works("run", plus, "--set", "test=null").stdout
-    judged = "" if outlook["refined"] else " (by the scores alone, not calibrated)"
+    judged = "" if outlook["refined"] else " (not refined over the pool, not calibrated)"
     expected = f"{outlook['expected_accuracy']:.3f}{judged}"
     assert f"expected routing accuracy, estimated without labels: {expected}\n" in unknown
     page = Page((plus / "report" / "report.html").read_text(encoding="utf-8"))
@@ -644,6 +644,10 @@ def test_each_method_in_words(preset: str, refined: bool, said: str):
 def test_names_that_were_heard_are_said_so():
     plus = PRESETS["muki-plus"]
     assert "in the student's encoder, with the labels' names. A text" in whom_it_hears(plus, True, named=True)
+    entropy = plus.model_copy(update={"score": "entropy"})
+    assert cause(entropy, False, named=True) == "scores and label names"
+    assert cause(entropy, True, named=True) == "scores, label names and the pool's classes"
+    assert "how well the text fits the names" in whom_it_hears(entropy, False, named=True)
     kept = whom_it_hears(plus, False, named=True)
     assert "over the pool, and how well the text fits the names of its labels; the pool's classes were not" in kept
 

@@ -15,10 +15,16 @@ from muki.evaluation.evaluate import pool_router
 from muki.evaluation.method_words import cause, estimates_routing
 from muki.evaluation.table import table
 from muki.formulas import Array, softmax
-from muki.integration.stage import average_weight, raw_weights, right_probability, union_predictions
+from muki.integration.stage import (
+    average_weight,
+    raw_weights,
+    require_supervision,
+    right_probability,
+    union_predictions,
+)
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
-from muki.pipeline import load_from_config, scoring_settings
+from muki.pipeline import load_from_config, scoring_settings, supervision_key
 from muki.predict import Classifier
 from muki.report.choose import ESTIMATED_FOREIGN, FOREIGN, contest
 from muki.report.evidence import teacher_certainty
@@ -114,6 +120,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
     if (run.student / "config.json").exists():
         prefix, trust = config.student.prefix, config.trust_remote_code
         student = Classifier.load(run.student, prefix=prefix, trust_remote_code=trust).probabilities(asked)
+    require_supervision(run.supervision, supervision_key(config, run, records, space))
     router = pool_router(run, config, space)
     view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.reads_view else None
     routing = router(outputs, view)
@@ -123,7 +130,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
     return assemble(
         asked, outputs, space, routing.weights, weights, student,
         right=right_probability(routing.probabilities, predictions) if estimated else None,
-        why=cause(config.method, refined),
+        why=cause(config.method, refined, router.names is not None),
         foreign=routing.foreign if refined else None,
     )  # fmt: skip
 

@@ -213,7 +213,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
 
         factories = _factories(config, sources or Sources())
         return merge_teachers(factories, space, folder=run.student, record=run.training)
-    require_supervision(run.supervision, _supervision_key(config, run, records, space))
+    require_supervision(run.supervision, supervision_key(config, run, records, space))
     supervision, key = load_supervision(run.supervision)
     with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext(), _timed(run, "train"):
         return train_student(
@@ -230,7 +230,7 @@ def evaluate(config: RunConfig, run: RunFolder | None = None) -> dict[str, Any]:
     from muki.report.make import write_report
 
     run, records, space = _scored(config, run)
-    require_current(run, _supervision_key(config, run, records, space))
+    require_current(run, supervision_key(config, run, records, space))
     with _timed(run, "evaluate"):
         metrics = evaluate_stage(run, config, space)
     write_json(run.metrics, metrics)
@@ -322,7 +322,7 @@ def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder,
     return run, records, space
 
 
-def _supervision_key(config: RunConfig, run: RunFolder, records: list[TeacherRecord], space: LabelSpace) -> str:
+def supervision_key(config: RunConfig, run: RunFolder, records: list[TeacherRecord], space: LabelSpace) -> str:
     """The fingerprint that supervision of these settings, scores and texts has."""
     from muki.integration.pool import scored_pool
     from muki.integration.stage import SUPERVISION_VERSION

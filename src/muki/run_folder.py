@@ -6,7 +6,7 @@ run/
 ├── labels.json            union label space and each teacher's columns in it
 ├── texts/                 the pool, cut into shards
 ├── scores/<teacher>/      one file for each shard of the pool
-├── view/                  the student encoder's view of each text, for methods that refine
+├── view/                  the student encoder's view of each text and of the label names, for methods that refine
 ├── supervision/           target, weight and routing weights for each shard
 ├── checkpoints/           of the student's training, while it lasts
 ├── training.json          how the student was trained

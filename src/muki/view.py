@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +128,14 @@ def unit_length(vectors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
-def make_view(texts: TextShards, student: StudentConfig, folder: Path, trust_remote_code: bool = False) -> str:
+def make_view(texts: TextShards, student: StudentConfig, folder: Path, load: Callable[[], Encoder]) -> str:
     """Encode the shards that are not encoded yet. Returns the fingerprint of encoder and settings."""
     settings = fingerprint(VIEW_VERSION, student.model_dump(), folder_fingerprint(student.model))
     pending = [shard for shard in texts.shards if _source(folder / shard.name) != _wanted(shard, settings)]
     if len(pending) < len(texts.shards):
         logger.info("view: reusing %d of %d shards", len(texts.shards) - len(pending), len(texts.shards))
     if pending:
-        encoder = Encoder(student, trust_remote_code)
+        encoder = load()
         with progress("student's encoder", sum(shard.rows for shard in pending), "texts") as advance:
             for shard in pending:
                 _write(folder / shard.name, encoder.encode(texts.read(shard)), _wanted(shard, settings))
@@ -141,13 +143,13 @@ def make_view(texts: TextShards, student: StudentConfig, folder: Path, trust_rem
     return settings
 
 
-def make_names(space: LabelSpace, student: StudentConfig, path: Path, trust_remote_code: bool = False) -> None:
+def make_names(space: LabelSpace, student: StudentConfig, path: Path, load: Callable[[], Encoder]) -> None:
     """Encode the label names, unless the same lie there already."""
     words = [readable(label) for label in space.labels]
     wanted = [fingerprint(VIEW_VERSION, words, student.model_dump(), folder_fingerprint(student.model))]
     if _source(path) != wanted:
         texts = [Text(number, word) for number, word in enumerate(words)]
-        _write(path, Encoder(student, trust_remote_code).encode(texts), wanted)
+        _write(path, load().encode(texts), wanted)
 
 
 def read_view(path: Path) -> NDArray[np.float16]:
@@ -198,10 +200,11 @@ def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> NeutralView
     if texts is None or space is None:
         raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
     folder, path = run.view(split), run.view("pool") / "names"
+    load = cache(partial(Encoder, config.student, config.trust_remote_code))  # once, and only if something is missing
     try:
-        key = make_view(texts, config.student, folder, config.trust_remote_code)
+        key = make_view(texts, config.student, folder, load)
         if config.method.reads_names:
-            make_names(space, config.student, path, config.trust_remote_code)
+            make_names(space, config.student, path, load)
     except NoHiddenStatesError as error:
         logger.warning("%s: no neutral view, so the teachers' scores alone decide", error)
         return None

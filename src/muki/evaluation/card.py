@@ -35,7 +35,7 @@ def write_card(
     licences["the student's start"] = provenance(config.student.model).licence
     agreement = metrics["pool"]["held_out"].get("student_target_agreement", math.nan)
     outlook = metrics["pool"].get("routing", {})
-    refined = bool(outlook.get("refined"))
+    refined, named = (bool(metrics["pool"].get(key)) for key in ("refined", "names_heard"))
     card = ModelCard.from_template(
         card_data=_card_data(name, config, metrics, licences),
         template_path=str(_TEMPLATE),
@@ -52,13 +52,13 @@ def write_card(
         max_length=config.student.max_length,
         prefix=config.student.prefix,
         method=f"`{preset_name(config.method)}`: {config.method.spelled_out()}",
-        hears=whom_it_hears(config.method, refined, bool(outlook.get("names_heard"))),
+        hears=whom_it_hears(config.method, refined, named),
         reference=_ARXIV.sub(r"[\g<0>](https://arxiv.org/abs/\1)", reference(config.method)),
         version=muki.__version__,
         test={"n": metrics["test"]["texts"], **metrics} if "test" in metrics else None,
         agreement="an unknown share" if math.isnan(agreement) else f"{100 * agreement:.1f} %",
         foreign=foreign_limit(config.method, metrics),
-        expected=f"{100 * outlook['expected_accuracy']:.1f} %" if refined else None,
+        expected=f"{100 * outlook['expected_accuracy']:.1f} %" if refined and outlook else None,
     )
     with replacing(run.student / "README.md") as temporary:
         temporary.write_text(str(card), encoding="utf-8")

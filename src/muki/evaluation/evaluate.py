@@ -123,6 +123,7 @@ def pool_metrics(
         "passes": {name: float(one.passes.mean()) for name, one in zip(names, outputs, strict=True)},
         "held_out": held_out,
         **({"routing": outlook} if outlook else {}),
+        **({key: bool(findings.get(key)) for key in ("refined", "names_heard")} if config.method.refines else {}),
         **foreign_outlook(supervision.foreign),
     }
 

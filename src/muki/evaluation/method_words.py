@@ -28,17 +28,20 @@ def weighs_foreign(method: Method) -> bool:
     return method.refines and method.reweight == "probability" and not method.needs_gold
 
 
-def cause(method: Method, refined: bool) -> str:
+def cause(method: Method, refined: bool, named: bool = False) -> str:
     """What the routing weights follow, in a few words that go after "its" and "their": `certainty`, `scores`, `energy`.
 
     Args:
         method: the method.
         refined: whether the pool's classes were trusted to correct the scores; of methods that try it.
+        named: whether the labels' names were heard; of methods that read them.
     """
     if method.needs_gold:
         return "gold labels"
     if method.refines and refined:
-        return "scores and the pool's classes"
+        return "scores, label names and the pool's classes" if named else "scores and the pool's classes"
+    if named:
+        return "scores and label names"
     if method.calibration == "none" and SCORES[method.score].is_certainty:
         return "certainty"
     parts = parts_of(method.score)
@@ -51,7 +54,7 @@ def whom_it_hears(method: Method, refined: bool, named: bool = False) -> str:
     Args:
         method: the method.
         refined: as for `cause`.
-        named: whether the labels' names were heard; of methods that read them.
+        named: as for `cause`.
     """
     if method.target == "gold":
         return "The student learned the texts' gold labels; no teacher was heard."
@@ -107,7 +110,7 @@ def reference(method: Method) -> str:
 
 
 def _routing(method: Method, refined: bool, named: bool) -> str:
-    why = cause(method, refined)
+    why = cause(method, refined, named)
     if why == "certainty":
         alone = ", by no other" if method.integration == "hard" else ""
         return f"Each text is taught {'' if alone else 'mostly '}by the teacher that is surest of it{alone}."

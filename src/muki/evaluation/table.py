@@ -43,7 +43,7 @@ def summary(metrics: dict[str, Any]) -> str:
     margin = pool["margin"]["median"]
     lines.append(f"pool: {pool['texts']} texts, most heard teacher: {shares}; median margin {margin:.3f}")
     if (outlook := pool.get("routing")) is not None:
-        judged = "" if outlook["refined"] else " (by the scores alone, not calibrated)"
+        judged = "" if outlook["refined"] else " (not refined over the pool, not calibrated)"
         lines.append(f"expected routing accuracy, estimated without labels: {outlook['expected_accuracy']:.3f}{judged}")
     if (share := notable_foreign_share(metrics)) is not None:
         lines.append(f"texts that seem to belong to none of the labels, a rough estimate without labels: {share:.0%}")

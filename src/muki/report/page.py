@@ -102,7 +102,7 @@ def render(facts: Facts) -> str:
         top_share=max(facts.metrics["pool"]["label_share"].values()) or 1.0,
         spelled_out=facts.config.method.spelled_out(),
         hears=[
-            whom_it_hears(facts.config.method, _refined(facts), _found(facts, "names_heard")),
+            whom_it_hears(facts.config.method, _found(facts, "refined"), _found(facts, "names_heard")),
             what_weights_show(facts.config.method),
         ],
         choice=_choice(facts),
@@ -247,17 +247,13 @@ def _choice(facts: Facts) -> str:
             "Probability, by the method's own estimate, that the text's label comes from a teacher that knows it. To "
             f"the left the choice is a guess{little}."
         )
-    if cause(facts.config.method, _refined(facts)) == "certainty":
+    if cause(facts.config.method, _found(facts, "refined"), _found(facts, "names_heard")) == "certainty":
         return f"Certainty of the surest teacher minus that of the next. Near 0 the choice is a coin toss{little}."
     return "Certainty of the surest teacher minus that of the next. This method chooses by other scores."
 
 
-def _refined(facts: Facts) -> bool:
-    return _found(facts, "refined")
-
-
 def _found(facts: Facts, what: str) -> bool:
-    return bool(facts.metrics["pool"].get("routing", {}).get(what))
+    return bool(facts.metrics["pool"].get(what))
 
 
 def _confusion(facts: Facts) -> dict[str, Any] | None:

@@ -205,7 +205,11 @@ def _expected(facts: Facts) -> list[Remark]:
     said = f"The method expects that a teacher which knows the answer was heard on {percent(share)} of the texts."
     if not outlook["refined"]:
         return [
-            Remark("warn", f"{said} Only the teachers' scores say so, and nothing checked them: take it as a hint.")
+            Remark(
+                "warn",
+                f"{said} Only the teachers' scores{' and the label names' if outlook.get('names_heard') else ''} say "
+                "so, and nothing checked them: take it as a hint.",
+            )
         ]
     return [
         Remark(
