@@ -474,7 +474,7 @@ def test_weak_labels_overconfidence_and_routing_in_words():
 JUDGED = {"view_accuracy": 0.94, "score_accuracy": 0.853}
 KNOWN = (
     "The method expects that a teacher which knows the answer was heard on 91.3 % of the texts. This is an estimate "
-    "without labels; on most collections with known labels its calibration error was 1 to 7 points, and 15 to 33, far "
+    "without labels; on most collections with known labels its calibration error was 1 to 8 points, and 12 to 33, far "
     "too high, where teachers were weak. A teacher that knows the answer can still be wrong."
 )
 HINT = (

@@ -215,7 +215,7 @@ def _expected(facts: Facts) -> list[Remark]:
         Remark(
             "plain" if share >= _WELL_ROUTED else "warn",
             f"{said} This is an estimate without labels; on most collections with known labels its calibration error "
-            "was 1 to 7 points, and 15 to 33, far too high, where teachers were weak. A teacher that knows the answer "
+            "was 1 to 8 points, and 12 to 33, far too high, where teachers were weak. A teacher that knows the answer "
             "can still be wrong.",
         )
     ]
