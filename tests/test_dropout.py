@@ -78,6 +78,14 @@ def test_the_released_codes_mistake_is_caught(monkeypatch: pytest.MonkeyPatch):
         score_texts(make_teacher(), texts(), passes=4)
 
 
+def test_a_teacher_that_gives_one_text_the_same_twice_by_chance_is_not_refused(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr("muki.teachers.scoring.require_spread", lambda first, second, *_: seen.append(first - second))
+    probe_dropout(make_teacher())
+    (difference,) = seen
+    assert (difference != 0).any(axis=1).sum() >= 8
+
+
 def test_a_teacher_without_dropout_is_refused_with_rates_and_choices():
     model, tokenizer = model_and_tokenizer("modernbert", LABELS)
     teacher = wrap_teacher(model, tokenizer, name="modern", max_length=32)

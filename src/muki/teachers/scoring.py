@@ -26,6 +26,9 @@ from muki.texts import Text
 SCORING_VERSION = 1  # raise when the numbers for the same teacher, texts and settings change
 
 
+_PROBES = 8  # rows of the batch that proves dropout; each has masks of its own
+
+
 @dataclass(frozen=True)
 class Passes:
     """Which dropout passes to draw.
@@ -150,10 +153,12 @@ def _draw(
 def probe_dropout(teacher: Teacher, text: str = "A short text to see whether two dropout passes differ.") -> None:
     """Prove on one batch that dropout passes differ; nothing is kept.
 
+    One text is not enough: a teacher of two labels may give it the same probability in two passes by chance.
+
     Raises:
         DropoutError: they do not.
     """
-    score_texts(teacher, [Text(0, text)], passes=2)
+    score_texts(teacher, [Text(row, text) for row in range(_PROBES)], passes=2)
 
 
 def probe_kept(teacher: Teacher, keep: str) -> None:
