@@ -14,7 +14,7 @@ from muki.config import StudentConfig
 from muki.formulas import cohens_kappa, softmax
 from muki.integration.router import Router, fit_router
 from muki.labels import LabelSpace
-from muki.routing.names import LabelNames, are_words, borne_out, readable
+from muki.routing.names import LabelNames, are_words, borne_out, mean_something, readable
 from muki.routing.weights import log_agreement, surest
 from muki.teachers.outputs import TeacherOutputs
 from muki.view import Encoder, make_names, read_view
@@ -121,6 +121,15 @@ def test_kappa_is_agreement_beyond_chance():
     assert cohens_kappa([0, 0, 0, 1], [0, 0, 1, 1], 2) == pytest.approx((0.75 - 0.5) / 0.5)
     assert cohens_kappa([0, 0], [0, 0], 2) == 0  # chance alone
     assert cohens_kappa([], [], 2) == 0
+
+
+def test_two_names_may_lie_in_the_right_order_by_luck():
+    """So teachers of two labels must agree with them more: 0.3 + 0.4 / labels."""
+    two, twenty = [(0, 1), (2, 3)], [tuple(range(20)), tuple(range(20, 40))]
+    assert mean_something(0.5, two)
+    assert not mean_something(0.49, two)
+    assert mean_something(0.33, twenty)
+    assert not mean_something(0.31, twenty)
 
 
 def test_the_surest_texts_of_each_teacher_are_its_upper_half():
