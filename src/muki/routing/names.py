@@ -33,7 +33,8 @@ from muki.routing.weights import log_agreement, surest
 
 PRIOR = 8.0  # in a sum of scores: as much as the relative Mahalanobis distance
 START_PRIOR = 4.0  # where EM begins: the view that bears them out is the one they come from
-_BORNE_OUT = (0.3, 0.4)  # a + b / labels: of two names even random ones may well lie in the right order
+_BORNE_OUT = 0.3
+_FOR_FEW_LABELS = 0.4  # over the labels of a teacher: of two names even random ones may well lie in the right order
 _EMPTY_WORDS = frozenset({"label", "class", "category", "target", "topic", "intent", "cluster", "type", "id"})
 
 
@@ -110,8 +111,7 @@ def mean_something(agreement: float, columns: Sequence[Sequence[int]]) -> bool:
     Of 70 pools those with names in words had 0.42 and more, but for one of teachers with 200 texts (0.23), those with
     digits 0.16 at most. Random directions in the place of two names give more than 0.3 for one pool in six.
     """
-    base, for_few = _BORNE_OUT
-    return agreement >= base + for_few / float(np.mean([len(own) for own in columns]))
+    return agreement >= _BORNE_OUT + _FOR_FEW_LABELS / float(np.mean([len(own) for own in columns]))
 
 
 def borne_out(
