@@ -4,7 +4,7 @@
 
 Takes the groups of a grid that `muki compare` has scored (`grids/routing.yaml`), one seed a data set. Prints how far
 the teachers agree with the names (Cohen's kappa), and the routing accuracy of the names alone, of the scores alone, and
-of the default without and with names; the last two also with 24 dimensions of the view, "kept" where it was not trusted.
+of the default without and with names; these two also with 24 dimensions of the view. "kept": the view was not trusted.
 """
 
 from __future__ import annotations
