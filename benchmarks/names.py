@@ -82,9 +82,9 @@ def measured(laboratory: Laboratory) -> dict[str, str | float]:
 
     poor, poor_names = view[:, :DIMENSIONS], names[:, :DIMENSIONS]
     alone = LabelNames.fit(names, unit_length(view), distributions, columns)
-    agreement = (fit_router(METHOD, outputs, space, view, names).findings or {}).get("names_agreement", float("nan"))
+    agreement = (fit_router(METHOD, outputs, space, view, names).findings or {}).get("names_agreement")
     return {
-        "names agreement": round(agreement, 3),
+        "names agreement": "no words" if agreement is None else round(agreement, 3),
         "names alone": accuracy(alone.scores(alone.log_weights(unit_length(view), distributions))),
         "scores": accuracy(fit_router(START, outputs, space)(outputs).weights),
         **routed(view, None, "without names"),
