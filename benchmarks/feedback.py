@@ -26,8 +26,9 @@ from muki.evaluation.metrics import routing_accuracy
 from muki.experiments.grid import Group, load_grid
 from muki.experiments.harness import Laboratory
 from muki.formulas import Array, softmax
+from muki.integration.fitting import fit_router
 from muki.integration.pool import scored_pool
-from muki.integration.router import fit_router, neighbourhood
+from muki.integration.router import neighbourhood
 from muki.labels import LabelSpace
 from muki.methods import PRESETS
 from muki.predict import Classifier

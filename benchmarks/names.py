@@ -23,7 +23,7 @@ from muki.evaluation.metrics import routing_accuracy
 from muki.experiments.grid import load_grid
 from muki.experiments.harness import Laboratory
 from muki.formulas import Array, softmax
-from muki.integration.router import fit_router
+from muki.integration.fitting import fit_router
 from muki.labels import LabelSpace
 from muki.methods import PRESETS
 from muki.routing.density import unit_length

@@ -12,7 +12,8 @@ from tiny import save_encoder
 
 from muki.config import StudentConfig
 from muki.formulas import cohens_kappa, softmax
-from muki.integration.router import Router, fit_router
+from muki.integration.fitting import fit_router
+from muki.integration.router import Router
 from muki.labels import LabelSpace
 from muki.routing.names import LabelNames, are_words, borne_out, mean_something, readable
 from muki.routing.weights import log_agreement, surest

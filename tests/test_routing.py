@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from muki.formulas import softmax
+from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
 from muki.integration.pool import fit_on_pool
-from muki.integration.router import FIT_ROWS, fit_router, fold_of, needs_pool
+from muki.integration.router import fold_of
 from muki.integration.stage import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method

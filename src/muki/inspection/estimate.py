@@ -14,7 +14,7 @@ import torch
 from muki import compute
 from muki.batches import length_batches, tokenize
 from muki.config import RunConfig
-from muki.integration.router import FIT_ROWS
+from muki.integration.fitting import FIT_ROWS
 from muki.labels import LabelSpace
 from muki.routing.refinement import FOLDS, RESTARTS, ROUNDS
 from muki.student.data import MAX_HOLDOUT

@@ -16,7 +16,7 @@ from muki.inspection import findings
 from muki.inspection.estimate import Estimate, Speed, StudentSpeed, estimate, measure_student, measure_teacher
 from muki.inspection.findings import Finding
 from muki.inspection.texts import TextsLook, look
-from muki.integration.router import fit_router
+from muki.integration.fitting import fit_router
 from muki.integration.stage import union_predictions
 from muki.labels import LabelSpace, union
 from muki.pipeline import load_from_config, scoring_settings

@@ -14,7 +14,8 @@ from muki.config import RunConfig
 from muki.engines.work import ScoringSettings, shard_source
 from muki.errors import RunFolderError
 from muki.files import fingerprint
-from muki.integration.router import FIT_ROWS, Router, Routing, fit_router, gold_routing, needs_pool
+from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
+from muki.integration.router import Router, Routing, gold_routing
 from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.run_folder import RunFolder

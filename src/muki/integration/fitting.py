@@ -1,0 +1,152 @@
+"""Fitting a router: what the pool says about scores, label names and classes, without a label."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muki.formulas import Array, softmax
+from muki.integration.router import Column, Refinement, Router, neighbourhood, usual_of, voices
+from muki.labels import LabelSpace
+from muki.methods import Method
+from muki.routing.calibration import normal_ranks, standardise
+from muki.routing.density import principal_axes, unit_length
+from muki.routing.evidence import Evidence
+from muki.routing.foreign import ForeignTexts
+from muki.routing.names import PRIOR, START_PRIOR, LabelNames, are_words, borne_out, mean_something
+from muki.routing.refinement import PoolModel, refine
+from muki.routing.scores import SCORES, fit_scores, parts_of
+from muki.routing.weights import hard_weights
+from muki.teachers.outputs import TeacherOutputs
+
+logger = logging.getLogger(__name__)
+
+FIT_ROWS = 20_000  # statistics of a large pool come from so many of its texts
+_FEWEST = 150  # texts of a pool; fewer do not show its classes
+_TEXTS_PER_AXIS = 4  # of a small pool: a covariance in more dimensions would be one of noise
+_ROUNDS = 2  # of weighing the two judges and fitting the pool's classes anew
+
+
+def needs_pool(method: Method) -> bool:
+    """Whether a method's chain has anything to learn from the pool."""
+    features = any(SCORES[part].needs_features for part in parts_of(method.score))
+    return features or method.calibration != "none" or method.refines
+
+
+def fit_router(
+    method: Method,
+    outputs: list[TeacherOutputs],
+    space: LabelSpace,
+    view: NDArray[np.float16] | None = None,
+    names: NDArray[np.float16] | None = None,
+) -> Router:
+    """Fit a method's chain on the pool, or on a sample of it.
+
+    Args:
+        method: the chain.
+        outputs: each teacher's, of the same texts.
+        space: the label space.
+        view: neutral view of the texts, shape (n, H), where the method refines.
+        names: neutral view of the label names, shape (C, H), where the method reads them.
+
+    Raises:
+        ValueError: a score needs what the outputs do not have.
+    """
+    union = list(space.columns.values())
+    scores = parts_of(method.score)
+    by_part = [fit_scores(outputs, name) for name in scores]
+    columns = [
+        [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(scores)]
+        for i in range(len(outputs))
+    ]
+    priors = np.array([SCORES[name].prior for name in scores])
+    router = Router(method, columns, union, priors, np.zeros(len(outputs)))
+    spread = _spread(router.parts(outputs), priors) if len(scores) > 1 else float(priors[0])
+    router = replace(router, spread=spread)
+    if not method.refines or view is None:
+        return router
+    if len(view) < _FEWEST:
+        logger.info("refinement: %d texts are too few to show their classes, keeping the scores", len(view))
+        return replace(router, findings={"refined": 0.0})
+    x = unit_length(view)
+    if names is not None:
+        router = _hear_names(router, outputs, x, names, space)
+    return _refined(router, outputs, x, len(space.labels))
+
+
+def _hear_names(
+    router: Router, outputs: list[TeacherOutputs], x: Array, vectors: NDArray[np.float16], space: LabelSpace
+) -> Router:
+    """The router with the label names as one more part of its score, if the teachers bear them out."""
+    if not are_words(space.labels):
+        logger.info("label names: not heard, most are no words (%s, ...)", ", ".join(space.labels[:3]))
+        return replace(router, findings={"names_heard": 0.0})
+    distributions, parts = [softmax(one.logits) for one in outputs], router.parts(outputs)
+    names = LabelNames.fit(vectors, x, distributions, router.union)
+    agreement = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)
+    heard = mean_something(agreement, router.union)
+    logger.info(
+        "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",
+        agreement, "heard" if heard else "not heard",
+    )  # fmt: skip
+    findings = {"names_agreement": agreement, "names_heard": float(heard)}
+    if not heard:
+        return replace(router, findings=findings)
+    router = replace(router, names=names, importance=np.append(router.importance, PRIOR), findings=findings)
+    joined = router.with_names(parts, router.named(outputs, x))
+    return replace(router, spread=_spread(joined, router.importance))
+
+
+def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: int) -> Router:
+    axes = principal_axes(x, len(x) // _TEXTS_PER_AXIS)
+    texts = neighbourhood(outputs, x @ axes)
+    parts, named = router.parts(outputs), router.named(outputs, x)
+    priors = router.importance[: parts.shape[-1]]
+    # The names come from the view itself: whether it can be trusted is for what the teachers alone say of the texts.
+    found = refine(texts, parts, priors, router.union, n_labels)
+    judged, trusted = found.trust, found.trusted
+    findings = {
+        **(router.findings or {}),
+        "view_accuracy": judged.view_accuracy,
+        "score_accuracy": judged.score_accuracy,
+    }
+    logger.info(
+        "refinement: the view is right on about %.0f %%, the scores on about %.0f %%: %s",
+        100 * judged.view_accuracy, 100 * judged.score_accuracy,
+        "refined" if trusted else "keeping the scores, the view does not show the classes",
+    )  # fmt: skip
+    if not trusted:
+        return replace(router, findings={**findings, "refined": 0.0})
+    joined = router.with_names(parts, named)
+    if named is not None:
+        found = refine(texts, joined, np.append(priors, START_PRIOR), router.union, n_labels)
+    pool, flat, answers = found.model, parts.reshape(len(parts), -1), texts.answers(router.union)
+    for _ in range(_ROUNDS):
+        said = voices(pool.log_weights(texts), named)
+        evidence = Evidence.fit(said, flat, answers)
+        weights = np.exp(evidence.log_weights(said, flat))
+        pool = PoolModel.fit(texts, hard_weights(weights), router.union, n_labels)
+    usual = usual_of(parts, router.method)
+    refinement = Refinement(axes, pool, evidence, ForeignTexts.fit(x, usual))
+    share = float(refinement.foreign(x, usual).mean())
+    return replace(
+        router, refinement=refinement, offsets=found.offsets,
+        importance=found.importance, spread=_spread(joined, found.importance),
+        findings={**findings, "refined": 1.0, "view_exponent": float(evidence.exponents[0]), "foreign_share": share},
+    )  # fmt: skip
+
+
+def _spread(parts: Array, importance: Array) -> float:
+    return max(float((parts @ importance).std()), 1e-12)
+
+
+def _calibrated(method: Method, name: str, score: Column, pool: TeacherOutputs) -> Column:
+    if method.calibration == "none":
+        return score
+    first = normal_ranks(score(pool)) if SCORES[name].needs_features else None  # distances have long tails
+    values = score(pool) if first is None else first(score(pool))
+    scale = standardise(values)
+    return lambda outputs: scale(score(outputs) if first is None else first(score(outputs)))
