@@ -25,7 +25,7 @@ Pool = tuple[list[TeacherOutputs], LabelSpace, np.ndarray, np.ndarray, np.ndarra
 
 
 def named_pool(n: int = 1200, seed: int = 0, noise: float = 0.5) -> Pool:
-    """Two weak teachers whose features and certainty say nothing of who owns a text, and names near their classes.
+    """Two weak teachers whose features and certainty say little of who owns a text, and names near their classes.
 
     A teacher answers texts that are not its own like a class of its own, as surely as its own texts.
     """
@@ -38,7 +38,7 @@ def named_pool(n: int = 1200, seed: int = 0, noise: float = 0.5) -> Pool:
         own = owner == teacher
         said = np.where(own & (rng.random(n) < 0.9), label - 3 * teacher, rng.integers(3, size=n))
         logits = np.eye(3)[said] * (2 + rng.normal(size=n))[:, None]
-        outputs.append(made(logits, features=rng.normal(size=(n, 8)) + (0.5 * own)[:, None] * np.eye(8)[said]))
+        outputs.append(made(logits, features=rng.normal(size=(n, 8)) + (1.5 * own)[:, None] * np.eye(8)[said]))
     names = means + noise * rng.normal(size=means.shape) / np.sqrt(means.shape[1])
     words = ("tennis", "chess", "rowing", "bonds", "shares", "taxes")
     space = LabelSpace(words, {"sports": (0, 1, 2), "money": (3, 4, 5)})
@@ -133,6 +133,12 @@ def test_two_names_may_lie_in_the_right_order_by_luck():
     assert not mean_something(0.31, twenty)
 
 
+def test_names_from_a_view_that_is_worse_than_the_scores_count_less():
+    names = LabelNames(np.eye(2), np.zeros(2), np.ones(2), [(0,), (1,)], agreement=0.5)
+    assert names.prior(good_view=True) == 8
+    assert names.prior(good_view=False) == 8 * 0.5**2
+
+
 def test_the_surest_texts_of_each_teacher_are_its_upper_half():
     found = surest([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 9.0]])
     assert [sorted(own.tolist()) for own in found] == [[0, 2], [3]]
@@ -141,14 +147,14 @@ def test_the_surest_texts_of_each_teacher_are_its_upper_half():
 # --- what they are worth ---------------------------------------------------------------------------------------------
 
 
-def test_names_find_the_teacher_where_scores_cannot():
+def test_names_find_the_teacher_where_scores_hardly_can():
     found = named_pool()
     _, without = fitted(found, None)
     router, with_names = fitted(found, found[-1])
     assert router.findings is not None
     assert router.findings["names_heard"] == 1
-    assert without < 0.6
-    assert with_names > 0.85
+    assert without < 0.7
+    assert with_names > 0.8
     assert router.refinement is None  # the names alone do that: nothing bears the view out but they
 
 
@@ -178,7 +184,7 @@ def test_names_do_not_make_a_poor_view_trusted():
     router = fit_router(PLUS, outputs, words, view, names)
     assert router.names is not None
     assert router.refinement is None
-    assert right(router(outputs, view).weights, owner) > right(alone(outputs, view).weights, owner) - 0.12
+    assert right(router(outputs, view).weights, owner) > right(alone(outputs, view).weights, owner) - 0.01
 
 
 def test_a_teacher_of_few_labels_is_heard_beside_one_of_many():

@@ -16,7 +16,7 @@ from muki.routing.calibration import normal_ranks, standardise
 from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
-from muki.routing.names import PRIOR, START_PRIOR, LabelNames, are_words, borne_out, mean_something
+from muki.routing.names import START_PRIOR, LabelNames, are_words, borne_out, mean_something
 from muki.routing.refinement import PoolModel, refine
 from muki.routing.scores import SCORES, fit_scores, parts_of
 from muki.routing.weights import hard_weights
@@ -87,6 +87,7 @@ def _hear_names(
     distributions, parts = [softmax(one.logits) for one in outputs], router.parts(outputs)
     names = LabelNames.fit(vectors, x, distributions, router.union)
     agreement = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)
+    names = replace(names, agreement=agreement)
     heard = mean_something(agreement, router.union)
     logger.info(
         "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",
@@ -95,16 +96,14 @@ def _hear_names(
     findings = {"names_agreement": agreement, "names_heard": float(heard)}
     if not heard:
         return replace(router, findings=findings)
-    router = replace(router, names=names, importance=np.append(router.importance, PRIOR), findings=findings)
-    joined = router.with_names(parts, router.named(outputs, x))
-    return replace(router, spread=_spread(joined, router.importance))
+    return replace(router, names=names, findings=findings)
 
 
 def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: int) -> Router:
     axes = principal_axes(x, len(x) // _TEXTS_PER_AXIS)
     texts = neighbourhood(outputs, x @ axes)
     parts, named = router.parts(outputs), router.named(outputs, x)
-    priors = router.importance[: parts.shape[-1]]
+    joined, priors = router.with_names(parts, named), router.importance
     # The names come from the view itself: whether it can be trusted is for what the teachers alone say of the texts.
     found = refine(texts, parts, priors, router.union, n_labels)
     judged, trusted = found.trust, found.trusted
@@ -119,8 +118,9 @@ def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: 
         "refined" if trusted else "keeping the scores, the view does not show the classes",
     )  # fmt: skip
     if not trusted:
-        return replace(router, findings={**findings, "refined": 0.0})
-    joined = router.with_names(parts, named)
+        importance = priors if router.names is None else np.append(priors, router.names.prior(judged.earned))
+        kept = replace(router, importance=importance, spread=_spread(joined, importance))
+        return replace(kept, findings={**findings, "refined": 0.0})
     if named is not None:
         found = refine(texts, joined, np.append(priors, START_PRIOR), router.union, n_labels)
     pool, flat, answers = found.model, parts.reshape(len(parts), -1), texts.answers(router.union)

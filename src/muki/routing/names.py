@@ -66,6 +66,7 @@ class LabelNames:
         deviation: of these, shape (C,).
         columns: each teacher's columns in the union.
         scales: of the agreement with each teacher.
+        agreement: how far the teachers choose among their own labels as the names do: Cohen's kappa (`borne_out`).
     """
 
     vectors: Array
@@ -73,6 +74,7 @@ class LabelNames:
     deviation: Array
     columns: Sequence[Sequence[int]]
     scales: Sequence[Scale] = ()
+    agreement: float = 0.0
 
     @classmethod
     def fit(
@@ -103,6 +105,14 @@ class LabelNames:
     def scores(self, log_weights: Array) -> Array:
         """The same as a score that can be added to others: standardised over the pool, each teacher's apart."""
         return np.stack([scale(own) for scale, own in zip(self.scales, log_weights.T, strict=True)], axis=-1)
+
+    def prior(self, good_view: bool) -> float:
+        """How much the names count beside the other parts of a score that is not refined.
+
+        Names are no better than the view that they are read in. Where that is judged worse than the scores, they count
+        as far as the teachers bear them out, squared, as every part does that the view bears out.
+        """
+        return PRIOR if good_view else PRIOR * self.agreement**2
 
 
 def mean_something(agreement: float, columns: Sequence[Sequence[int]]) -> bool:
