@@ -1,10 +1,10 @@
-"""What the label names are worth, and whether they make a poor view trusted.
+"""What the label names are worth.
 
     python benchmarks/names.py GRID.yaml [--data NAME …] [--output FILE.json]
 
 Takes the groups of a grid that `muki compare` has scored (`grids/routing.yaml`), one seed a data set. Prints how far
 the teachers agree with the names (Cohen's kappa), and the routing accuracy of the names alone, of the scores alone, and
-of the default without and with names; these two also with 24 dimensions of the view. "kept": the view was not trusted.
+of the default without and with names; "kept": the view was not trusted. `views.py` reads them in poorer views.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ from muki.view import neutral_view
 
 METHOD = PRESETS["muki-plus"]
 START = METHOD.model_copy(update={"refinement": "none", "reweight": "none"})
-DIMENSIONS = 24
-
 Vectors = NDArray[np.float16]
 
 
@@ -75,22 +73,19 @@ def measured(laboratory: Laboratory) -> dict[str, str | float]:
     def accuracy(weights: Array) -> float:
         return round(routing_accuracy(weights[gold >= 0], gold[gold >= 0], columns), 4)
 
-    def routed(x: Vectors, heard: Vectors | None, title: str) -> dict[str, str | float]:
-        router = fit_router(METHOD, outputs, space, x, heard)
+    def routed(heard: Vectors | None, title: str) -> dict[str, str | float]:
+        router = fit_router(METHOD, outputs, space, view, heard)
         kept = ", kept" if router.refinement is None else ""
-        return {title: f"{accuracy(router(outputs, x).weights)}{kept}"}
+        return {title: f"{accuracy(router(outputs, view).weights)}{kept}"}
 
-    poor, poor_names = view[:, :DIMENSIONS], names[:, :DIMENSIONS]
     alone = LabelNames.fit(names, unit_length(view), distributions, columns)
     agreement = (fit_router(METHOD, outputs, space, view, names).findings or {}).get("names_agreement")
     return {
         "names agreement": "no words" if agreement is None else round(agreement, 3),
         "names alone": accuracy(alone.scores(alone.log_weights(unit_length(view), distributions))),
         "scores": accuracy(fit_router(START, outputs, space)(outputs).weights),
-        **routed(view, None, "without names"),
-        **routed(view, names, "with names"),
-        **routed(poor, None, f"{DIMENSIONS} dimensions, without names"),
-        **routed(poor, poor_names, f"{DIMENSIONS} dimensions, with names"),
+        **routed(None, "without names"),
+        **routed(names, "with names"),
     }
 
 
