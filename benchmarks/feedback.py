@@ -21,13 +21,12 @@ import numpy as np
 from muki import pipeline
 from muki.config import StudentConfig
 from muki.errors import MukiError
-from muki.evaluation.evaluate import load_outputs
 from muki.evaluation.metrics import routing_accuracy
 from muki.experiments.grid import Group, load_grid
 from muki.experiments.harness import Laboratory
 from muki.formulas import Array, softmax
 from muki.integration.fitting import fit_router
-from muki.integration.pool import scored_pool
+from muki.integration.pool import load_outputs, scored_pool
 from muki.integration.router import neighbourhood
 from muki.labels import LabelSpace
 from muki.methods import PRESETS
@@ -36,7 +35,6 @@ from muki.routing.evidence import Evidence
 from muki.routing.names import readable
 from muki.routing.weights import log_agreement
 from muki.run_folder import RunFolder
-from muki.teachers.survey import load_records
 from muki.texts import Text, TextShards
 from muki.view import Encoder
 
@@ -68,15 +66,15 @@ def measured(laboratory: Laboratory, group: Group, scratch: Path) -> dict[str, s
     """Routing accuracy before the student and by its help."""
     config = laboratory.config(METHOD)
     run = RunFolder(Path(config.output), results=scratch)
-    texts, space, records = TextShards.load(run.texts("pool")), LabelSpace.load(run.labels), load_records(run.teachers)
-    assert texts is not None and space is not None and records is not None
+    texts, space = TextShards.load(run.texts("pool")), LabelSpace.load(run.labels)
+    assert texts is not None and space is not None
     pipeline.supervise(config, run)
     pipeline.train(config, run=run)
 
     columns = list(space.columns.values())
     gold = np.array([space.label2id.get(text.label or "", -1) for text in texts])
-    outputs = load_outputs(run, "pool", list(space.columns), texts)
-    pool = scored_pool(config, run, texts, records, space, pipeline.scoring_settings(config))
+    outputs = load_outputs(config, run, "pool", features=True)
+    pool = scored_pool(config, run)
     assert pool.view is not None
     view = np.concatenate([pool.view(number) for number in range(len(texts.shards))])
     router = fit_router(METHOD, outputs, space, view, pool.view.names)

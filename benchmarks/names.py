@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muki.errors import MukiError
-from muki.evaluation.evaluate import load_outputs
 from muki.evaluation.metrics import routing_accuracy
 from muki.experiments.grid import load_grid
 from muki.experiments.harness import Laboratory
 from muki.formulas import Array, softmax
 from muki.integration.fitting import fit_router
+from muki.integration.pool import load_outputs
 from muki.labels import LabelSpace
 from muki.methods import PRESETS
 from muki.routing.density import unit_length
@@ -65,7 +65,7 @@ def measured(laboratory: Laboratory) -> dict[str, str | float]:
     texts, space = TextShards.load(run.texts("pool")), LabelSpace.load(run.labels)
     found = neutral_view(config, run, "pool")
     assert texts is not None and space is not None and found is not None and found.names is not None
-    outputs = load_outputs(run, "pool", list(space.columns), texts)
+    outputs = load_outputs(config, run, "pool", features=True)
     view, names = np.concatenate([found(number) for number in range(len(texts.shards))]), found.names
     gold = np.array([space.label2id.get(text.label or "", -1) for text in texts])
     columns, distributions = list(space.columns.values()), [softmax(one.logits) for one in outputs]

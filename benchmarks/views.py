@@ -25,12 +25,12 @@ from transformers import AutoModel
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
 from muki.config import RunConfig, StudentConfig
 from muki.errors import MukiError
-from muki.evaluation.evaluate import load_outputs
 from muki.evaluation.metrics import routing_accuracy
 from muki.experiments.grid import Group, load_grid
 from muki.experiments.harness import Laboratory
 from muki.formulas import Array
 from muki.integration.fitting import fit_router
+from muki.integration.pool import load_outputs
 from muki.labels import LabelSpace
 from muki.methods import PRESETS
 from muki.routing.density import unit_length
@@ -81,7 +81,7 @@ def measured(group: Group, run: RunFolder, config: RunConfig) -> dict[str, str |
     """Routing accuracy with each view, without and with names, and of cut pools without and with refinement."""
     space, texts = LabelSpace.load(run.labels), TextShards.load(run.texts("pool"))
     assert space is not None and texts is not None
-    outputs = load_outputs(run, "pool", list(space.columns), texts)
+    outputs = load_outputs(config, run, "pool", features=True)
     found = neutral_view(config, run, "pool")
     assert found is not None
     encoder = View(np.concatenate([found(number) for number in range(len(texts.shards))]), found.names)

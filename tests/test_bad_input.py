@@ -1015,6 +1015,17 @@ def test_finetune_does_not_replace_what_is_no_model(kind, tmp_path, encoder, lab
     assert kept.read_text() == "precious"
 
 
+def test_finetune_replaces_neither_its_base_nor_a_model_with_other_things_beside_it(tmp_path, encoder, labelled):
+    output = save_teacher(tmp_path / "teacher", "bert", ["a", "b"])
+    args = ["--texts", labelled, "-o", output]
+    message = "is the base, which would be replaced; choose another output folder"
+    assert_refused(f"output '{output}': {message}", "finetune", "--base", output, *args)
+    kept = file(output / "notes.csv", "precious")
+    message = "would be replaced, but holds more than a model (notes.csv); choose another output folder"
+    assert_refused(f"output '{output}': {message}", "finetune", "--base", encoder, *args)
+    assert kept.read_text() == "precious"
+
+
 def test_numbered_labels_of_two_teachers_are_not_taken_for_one_class():
     with pytest.raises(LabelError) as error:
         union({"a": ["0", "1"], "b": ["spam", "1"]})

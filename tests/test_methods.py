@@ -144,7 +144,7 @@ def test_weight_merge_averages_bases_and_pads_heads(settings: Any, tmp_path: Pat
     other = AutoModelForSequenceClassification.from_pretrained(paths[0])
     with torch.no_grad():
         for weight in other.parameters():
-            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+            weight += 0.002 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
     other.config.id2label, other.config.label2id = {0: "politics", 1: "film"}, {"politics": 0, "film": 1}
     shutil.copytree(paths[0], paths[1])
     other.save_pretrained(paths[1])
@@ -171,6 +171,17 @@ def test_weight_merge_refuses_other_bases(settings: Any):
         "RobertaForSequenceClassification); only copies of one base can be averaged: choose a method that trains a "
         "student"
     )
+
+
+def test_weight_merge_refuses_two_trainings_of_one_architecture(settings: Any, tmp_path: Path):
+    paths = [save_teacher(tmp_path / "a", "bert", ["sports", "politics"], seed=1), tmp_path / "b"]
+    other = AutoModelForSequenceClassification.from_pretrained(paths[0])
+    torch.manual_seed(2)
+    torch.nn.init.normal_(other.get_input_embeddings().weight)
+    shutil.copytree(paths[0], paths[1])
+    other.save_pretrained(paths[1])
+    with pytest.raises(StudentError, match=r"their word embeddings have little in common: cosine -?0\.0"):
+        run(settings, "weight-merge", teachers=[{"model": str(path), "max_length": 32} for path in paths])
 
 
 @pytest.mark.parametrize("method", ["ensemble", "routed-ensemble"])

@@ -24,19 +24,23 @@ from conftest import write_jsonl
 from test_run import invoke, works
 from tiny import save_teacher
 
+from muki.config import load_config
 from muki.evaluation.card import foreign_limit
 from muki.evaluation.method_words import cause, how_it_was_made, reference, whom_it_hears
 from muki.evaluation.metrics import paired_difference
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.evaluation.table import summary
+from muki.integration.stage import load_supervision
+from muki.labels import LabelSpace
 from muki.methods import PRESETS, Method
 from muki.report import words
 from muki.report.choose import conflicting_pairs, contest, seems_foreign, worth_labelling
 from muki.report.compare import Paired, figures, paired, verdict as verdict_of_two
-from muki.report.evidence import _foreign
+from muki.report.evidence import _foreign, gather
 from muki.report.facts import Answered, _foreign_share
 from muki.report.page import clean, cut
 from muki.report.tables import _harmless
+from muki.run_folder import RunFolder
 from muki.texts import Text
 
 HOSTILE = [
@@ -220,6 +224,18 @@ def test_three_teachers_that_share_a_label_and_a_hard_method(tmp_path: Path, enc
     page = Page((run / "report" / "report.html").read_text(encoding="utf-8"))
     assert "One classifier over 5 labels, taught by 3 teachers" in page.words
     assert "sports one two" in page.words
+
+
+def test_a_hard_method_hears_whom_its_own_score_chose(tmp_path: Path, teachers: list[Path], encoder: Path):
+    texts = [f"a text {i} about {word}" for i, word in enumerate(("tax", "film", "goal", "bank") * 10)]
+    method = {"score": "energy", "integration": "hard", "reweight": "none", "passes": 0}
+    run = RunFolder(make_run(tmp_path, teachers, encoder, texts, [], method=method))
+    space = LabelSpace.load(run.labels)
+    assert space is not None
+    seen = gather(run, load_config(run.config), space)
+    heard, _ = load_supervision(run.supervision)
+    np.testing.assert_array_equal(seen.routing.argmax(axis=1), heard.routing.argmax(axis=1))
+    assert (seen.routing.argmax(axis=1) != seen.certainty.argmax(axis=1)).any()
 
 
 # --- the texts to label ----------------------------------------------------------------------------------------------

@@ -118,6 +118,13 @@ def test_a_text_far_from_every_class_of_the_teacher_scores_low():
         assert score(strange).mean() < score(outputs[0]).mean() - 1
 
 
+@pytest.mark.parametrize("name", ["mahalanobis", "relative-mahalanobis"])
+def test_a_class_that_no_text_of_the_pool_has_is_no_class_to_be_near_to(name: str):
+    one = pool()[0][0]
+    more = replace(one, logits=np.hstack([one.logits, np.full((len(one), 5), -9.0, dtype=np.float32)]))
+    np.testing.assert_allclose(SCORES[name].fit(more)(more), SCORES[name].fit(one)(one))
+
+
 def test_a_text_without_neighbours_scores_low():
     rng = np.random.default_rng(0)
     features = np.concatenate([[3.0, 0, 0] + 0.1 * rng.normal(size=(400, 3)), [[0.0, -1.0, 0.0]]])
@@ -433,10 +440,14 @@ def test_instance_weights_follow_the_method():
             {"reweight": "probability"},
             "reweight: probability needs routing weights that are probabilities; set refinement: view",
         ),
+        (
+            {**PLUS.model_dump(), "temperature": 0.5},
+            "temperature: 0.5 would change nothing, refined routing weights are probabilities; leave it out",
+        ),
         ({"score": "entropy+mud", "calibration": "standardise"}, "score: unknown routing score 'mud'; known: "),
     ],
 )
-def test_chains_that_cannot_work_are_refused(fields: dict[str, str], said: str):
+def test_chains_that_cannot_work_are_refused(fields: dict[str, Any], said: str):
     with pytest.raises(ValidationError) as error:
         Method(**fields)
     assert said in str(error.value)

@@ -42,6 +42,7 @@ from muki.errors import RunFolderError
 from muki.evaluation.card import _card_data
 from muki.predict import saved_length
 from muki.progress import progress
+from muki.run_folder import RunFolder
 from muki.student.data import split_holdout
 from muki.student.training import steps_per_epoch, training_arguments
 
@@ -711,6 +712,8 @@ def test_loaded_models_pipelines_and_teachers_are_teachers(
     np.testing.assert_array_equal(ours.table("supervision")["target"], theirs.table("supervision")["target"])
     assert memory.student == tmp_path / "loaded" / "student"
 
+    asked = yaml.safe_load((memory.folder / "config.yaml").read_text(encoding="utf-8"))["teachers"]
+    assert [one["max_length"] for one in asked] == [32, 32, 32]
     assert "(in memory)" not in (memory.student / "README.md").read_text(encoding="utf-8")
 
 
@@ -949,7 +952,23 @@ def test_a_student_of_earlier_settings_is_not_evaluated_as_one_of_the_new(tmp_pa
     with pytest.raises(RunFolderError, match="made with other settings, scores or texts; run `muki supervise"):
         stages.train(changed)
     stages.supervise(changed)
-    with pytest.raises(RunFolderError, match="trained on other supervision than the run now has; run `muki train"):
+    with pytest.raises(RunFolderError, match="was made with other settings or supervision; run `muki train"):
+        stages.evaluate(changed)
+    longer = make_config(
+        {**content, "training": {**content["training"], "epochs": 9}, "output": str(tmp_path / "run")}, ""
+    )
+    stages.supervise(longer)
+    with pytest.raises(RunFolderError, match="was made with other settings or supervision; run `muki train"):
+        stages.evaluate(longer)
+
+
+def test_scores_of_earlier_test_texts_are_not_evaluated_as_those_of_the_new(tmp_path: Path, finished: Folder):
+    shutil.copytree(finished.root, tmp_path / "run")
+    content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
+    other = write_jsonl(tmp_path / "test.jsonl", [{"text": f"a late goal {i}", "label": "sports"} for i in range(8)])
+    changed = make_config({**content, "test": {"path": str(other)}, "output": str(tmp_path / "run")}, "test")
+    stages.cut_texts(changed, RunFolder(tmp_path / "run"), stages.Sources())  # as by a scoring that was stopped here
+    with pytest.raises(RunFolderError, match=r"scores cannot be used \(changed: texts\); run `muki score` first"):
         stages.evaluate(changed)
 
 

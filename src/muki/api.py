@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def integrate(
     teachers: Sequence[Any],
-    student: str,
+    student: str | Path | Mapping[str, Any],
     texts: str | Path | Sequence[Any],
     *,
     output: str | Path,
@@ -33,7 +33,8 @@ def integrate(
     Args:
         teachers: two or more; each a folder or Hub id, a mapping as in the run file (`{"model": …, "labels": …}`),
             a loaded `(model, tokenizer)` pair, a text-classification pipeline, or a `muki.Teacher`.
-        student: folder or Hub id of an encoder or classifier to start from.
+        student: folder or Hub id of an encoder or classifier to start from, or a mapping as in the run file
+            (`{"model": …, "prefix": "query: "}`).
         texts: the unlabelled pool: a file, folder, URL or Hub data set, or a sequence of strings or `{"text": …}`
             mappings (a `datasets.Dataset` too).
         output: the run folder; a second call with the same arguments continues or reuses what is there.
@@ -56,9 +57,9 @@ def integrate(
         elif isinstance(teacher, Mapping):
             entries.append({"max_length": max_length, **teacher})
         else:
-            name, factory = _loaded(teacher, f"teacher-{number}", max_length)
-            loaded[name] = factory
-            entries.append({"model": f"{IN_MEMORY}", "name": name})
+            entry, factory = _loaded(teacher, f"teacher-{number}", max_length)
+            loaded[entry["name"]] = factory
+            entries.append(entry)
     sources = Sources(
         teachers=loaded,
         pool=None if isinstance(texts, (str, Path)) else texts,
@@ -66,7 +67,7 @@ def integrate(
     )
     content = {
         "teachers": entries,
-        "student": {"model": str(student), "max_length": max_length},
+        "student": {"max_length": max_length, **(student if isinstance(student, Mapping) else {"model": str(student)})},
         "texts": {"path": IN_MEMORY if sources.pool is not None else str(texts)},
         "method": method if isinstance(method, (str, Mapping)) else method.model_dump(),
         "training": training,
@@ -77,12 +78,14 @@ def integrate(
     return run_all(make_config(content, "muki.integrate").absolute(), sources)
 
 
-def _loaded(teacher: Any, name: str, max_length: int) -> tuple[str, Callable[..., Teacher]]:
-    """A loaded teacher's name, and a function that hands it out; a first call's findings do not bind a `Teacher`."""
+def _loaded(teacher: Any, name: str, max_length: int) -> tuple[dict[str, Any], Callable[..., Teacher]]:
+    """A loaded teacher's entry, and a function that hands it out; a first call's findings do not bind a `Teacher`."""
     from muki.teachers.loading import Teacher
 
+    entry = {"model": IN_MEMORY, "name": name, "max_length": max_length}
     if isinstance(teacher, Teacher):
-        return teacher.name, lambda **_: teacher
+        known = {"name": teacher.name, "max_length": teacher.max_length, "prefix": teacher.prefix}
+        return entry | known, lambda **_: teacher
     if hasattr(teacher, "model") and hasattr(teacher, "tokenizer"):  # a transformers pipeline
         teacher = (teacher.model, teacher.tokenizer)
     if not (isinstance(teacher, tuple) and len(teacher) == 2):
@@ -90,7 +93,7 @@ def _loaded(teacher: Any, name: str, max_length: int) -> tuple[str, Callable[...
             f"muki.integrate: {name} is {type(teacher).__name__}; expected a folder or Hub id, a mapping, a "
             "(model, tokenizer) pair, a pipeline or a muki.Teacher"
         )
-    return name, partial(_wrapped, *teacher, name=name, max_length=max_length)
+    return entry, partial(_wrapped, *teacher, name=name, max_length=max_length)
 
 
 def _wrapped(model: Any, tokenizer: Any, *, name: str, max_length: int, passes_dtype: str | None = None) -> Teacher:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from muki.config import IN_MEMORY, RunConfig
+from muki.engines.work import ScoringSettings
 from muki.errors import ConfigError, RunFolderError
-from muki.evaluation.evaluate import pool_router
 from muki.evaluation.method_words import cause, estimates_routing
 from muki.evaluation.table import table
 from muki.formulas import Array, softmax
+from muki.integration.pool import scored_pool
 from muki.integration.stage import (
     average_weight,
     raw_weights,
@@ -24,7 +25,7 @@ from muki.integration.stage import (
 )
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
-from muki.pipeline import load_from_config, scoring_settings, supervision_key
+from muki.pipeline import load_from_config, require_student, student_key, supervision_key
 from muki.predict import Classifier
 from muki.report.choose import ESTIMATED_FOREIGN, FOREIGN, contest
 from muki.report.evidence import teacher_certainty
@@ -113,15 +114,16 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
                 "name its folder in the run file"
             )
         loaded = load_from_config(teacher, config.trust_remote_code, passes_dtype=formats[teacher.name or ""])
-        settings = scoring_settings(config)
+        settings = ScoringSettings.of(config)
         outputs.append(score_texts(loaded, asked, passes=settings.passes, batch_tokens=settings.batch_tokens,
                                    keep=settings.keep))  # fmt: skip
+    require_supervision(run.supervision, supervision_key(config, run))
     student = None
     if (run.student / "config.json").exists():
+        require_student(run, student_key(config, run))
         prefix, trust = config.student.prefix, config.trust_remote_code
         student = Classifier.load(run.student, prefix=prefix, trust_remote_code=trust).probabilities(asked)
-    require_supervision(run.supervision, supervision_key(config, run, records, space))
-    router = pool_router(run, config, space)
+    router = scored_pool(config, run).fitted(config.method)
     view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.reads_view else None
     routing = router(outputs, view)
     predictions, refined = union_predictions(outputs, space), router.refinement is not None

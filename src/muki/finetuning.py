@@ -18,6 +18,8 @@ from muki.texts import Columns, Text, read
 
 logger = logging.getLogger(__name__)
 
+_MODEL_FILES = {".json", ".safetensors", ".bin", ".txt", ".model", ".md", ".jinja"}
+
 
 @quiet_transformers()
 def finetune(
@@ -60,12 +62,7 @@ def finetune(
 
     output = Path(output)
     require_local(output)
-    if output.exists() and not output.is_dir():
-        raise MukiError(f"output '{output}': is a file; give a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
-        raise MukiError(
-            f"output '{output}': not empty, and not a model folder (no config.json); choose another output folder"
-        )
+    _require_replaceable(output, str(base))
     columns = columns or Columns(label="label")
     training = training or TrainingConfig()
     labelled = [text for text in read(texts, columns) if text.text.strip() and text.label is not None]
@@ -82,6 +79,29 @@ def finetune(
     save_classifier(model, tokenizer, Path(output), max_length)
     logger.info("fine-tuned in %s, saved in %s", clock(time.monotonic() - start), output)
     return Path(output)
+
+
+def _require_replaceable(output: Path, base: str) -> None:
+    """The folder is written anew, so there must be nothing, or an earlier output and nothing else.
+
+    Raises:
+        MukiError: it is a file, the base itself, or holds something that no model folder does.
+    """
+    if output.exists() and not output.is_dir():
+        raise MukiError(f"output '{output}': is a file; give a folder")
+    if output.exists() and Path(base).exists() and output.samefile(base):
+        raise MukiError(f"output '{output}': is the base, which would be replaced; choose another output folder")
+    found = sorted(output.iterdir()) if output.exists() else []
+    if found and not (output / "config.json").exists():
+        raise MukiError(
+            f"output '{output}': not empty, and not a model folder (no config.json); choose another output folder"
+        )
+    others = [path.name for path in found if path.is_dir() or path.suffix not in _MODEL_FILES]
+    if others:
+        raise MukiError(
+            f"output '{output}': would be replaced, but holds more than a model ({', '.join(others[:3])}); choose "
+            "another output folder"
+        )
 
 
 def _choose(labelled: Sequence[Text], labels: Sequence[str] | None) -> list[str]:

@@ -71,6 +71,11 @@ class Method(BaseModel):
             raise ValueError(f"calibration: a sum of scores ({self.score}) needs calibration: standardise")
         if self.refines and self.calibration == "none":
             raise ValueError("calibration: refinement needs scores that can be compared; set calibration: standardise")
+        if self.refines and self.temperature != type(self).model_fields["temperature"].default:
+            raise ValueError(
+                f"temperature: {self.temperature:g} would change nothing, refined routing weights are probabilities; "
+                "leave it out"
+            )
         if self.reweight == "probability" and not self.refines:
             raise ValueError("reweight: probability needs routing weights that are probabilities; set refinement: view")
         if any(SCORES[part].needs_passes for part in parts_of(self.score)) and self.passes < 2:

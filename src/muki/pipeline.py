@@ -26,7 +26,7 @@ from muki.run_folder import RunFolder, Split
 from muki.texts import Columns, TextShards, cut
 
 if TYPE_CHECKING:
-    from muki.engines.work import Part, ScoringSettings
+    from muki.engines.work import Part
     from muki.teachers.loading import Teacher
     from muki.teachers.survey import TeacherFactory, TeacherRecord
 
@@ -102,7 +102,7 @@ def _score(
     config: RunConfig, sources: Sources, part: Part | None, prepared: bool, engine: Engine, address: str | None
 ) -> None:
     from muki.engines.local import score_here, score_in_processes
-    from muki.engines.work import Job, Part
+    from muki.engines.work import Job, Part, ScoringSettings
 
     run = RunFolder(Path(config.output))
     part = part or Part(int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1)))
@@ -120,14 +120,15 @@ def _score(
         if engine == "ray":
             from muki.engines.ray import score_on_ray
 
-            score_on_ray(record, factories[record.name], jobs, scoring_settings(config), address)
+            score_on_ray(record, factories[record.name], jobs, ScoringSettings.of(config), address)
         else:
-            score_here(record, factories[record.name], jobs, scoring_settings(config), part)
+            score_here(record, factories[record.name], jobs, ScoringSettings.of(config), part)
     return None
 
 
 def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
     """Claim the run folder, cut the texts, look at every teacher: one process at a time."""
+    from muki.engines.work import ScoringSettings
     from muki.teachers.survey import label_space, save_records, survey
 
     run.claim(config)
@@ -136,7 +137,7 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
         factories = _factories(config, sources)  # reads what a process that held the lock before has recorded
         texts = cut_texts(config, run, sources)
         models = {teacher.name or "": teacher.model for teacher in config.teachers}
-        records = survey(factories, models, passes=config.method.passes, keep=scoring_settings(config).keep)
+        records = survey(factories, models, passes=config.method.passes, keep=ScoringSettings.of(config).keep)
         space = label_space(records)
         check_ahead(config, space, texts)
         config.save(run.config)  # only now: settings that cannot work must not replace those of finished work
@@ -193,10 +194,9 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
     from muki.integration.pool import scored_pool
     from muki.integration.stage import supervise as supervise_stage
 
-    run, records, space = _scored(config, run)
+    run, _, _ = _scored(config, run)
     with _timed(run, "supervise"):
-        pool = scored_pool(config, run, _pool(run), records, space, scoring_settings(config))
-        return supervise_stage(pool, config.method, run.supervision)
+        return supervise_stage(scored_pool(config, run), config.method, run.supervision)
 
 
 @quiet_transformers()
@@ -205,7 +205,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
     from muki.integration.stage import load_supervision, require_supervision
     from muki.student.training import train_student
 
-    run, records, space = _scored(config, run)
+    run, _, space = _scored(config, run)
     if config.method.student == "none":
         return ""
     if config.method.student == "merged":
@@ -213,7 +213,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
 
         factories = _factories(config, sources or Sources())
         return merge_teachers(factories, space, folder=run.student, record=run.training)
-    require_supervision(run.supervision, supervision_key(config, run, records, space))
+    require_supervision(run.supervision, supervision_key(config, run))
     supervision, key = load_supervision(run.supervision)
     with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext(), _timed(run, "train"):
         return train_student(
@@ -226,11 +226,13 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
 def evaluate(config: RunConfig, run: RunFolder | None = None) -> dict[str, Any]:
     """Evaluate the student, write `metrics.json`, the model card and the report."""
     from muki.evaluation.card import write_card
-    from muki.evaluation.evaluate import evaluate as evaluate_stage, require_current
+    from muki.evaluation.evaluate import evaluate as evaluate_stage
+    from muki.integration.stage import require_supervision
     from muki.report.make import write_report
 
     run, records, space = _scored(config, run)
-    require_current(run, supervision_key(config, run, records, space))
+    require_supervision(run.supervision, supervision_key(config, run))
+    require_student(run, student_key(config, run))
     with _timed(run, "evaluate"):
         metrics = evaluate_stage(run, config, space)
     write_json(run.metrics, metrics)
@@ -253,16 +255,6 @@ def evaluate_labelled(config: RunConfig, path: str) -> dict[str, Any]:
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------
-
-
-def scoring_settings(config: RunConfig) -> ScoringSettings:
-    """What the config says about scoring."""
-    from muki.engines.work import ScoringSettings
-    from muki.teachers.scoring import Passes
-
-    passes = Passes(config.method.passes, config.method.tolerance, seed=config.scoring.seed)
-    keep = {what for wanted in (config.scoring.keep, config.method.keep) for what in wanted.split("+")} - {""}
-    return ScoringSettings(passes, config.scoring.batch_tokens, "+".join(sorted(keep)))
 
 
 def load_from_config(teacher: TeacherConfig, trust_remote_code: bool = False, **known: Any) -> Teacher:
@@ -322,13 +314,38 @@ def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder,
     return run, records, space
 
 
-def supervision_key(config: RunConfig, run: RunFolder, records: list[TeacherRecord], space: LabelSpace) -> str:
+def supervision_key(config: RunConfig, run: RunFolder) -> str:
     """The fingerprint that supervision of these settings, scores and texts has."""
     from muki.integration.pool import scored_pool
     from muki.integration.stage import SUPERVISION_VERSION
 
-    pool = scored_pool(config, run, _pool(run), records, space, scoring_settings(config))
-    return pool.fingerprint(SUPERVISION_VERSION, config.method)
+    return scored_pool(config, run).fingerprint(SUPERVISION_VERSION, config.method)
+
+
+def student_key(config: RunConfig, run: RunFolder) -> str | None:
+    """The fingerprint that a student of these settings, scores and texts has; None for a method without one."""
+    from muki.student.merging import merge_fingerprint
+    from muki.student.training import student_fingerprint
+
+    _, records, space = _scored(config, run)
+    if config.method.student == "none":
+        return None
+    if config.method.student == "merged":
+        return merge_fingerprint([record.fingerprint for record in records], space)
+    return student_fingerprint(supervision_key(config, run), config.student, config.training, space)
+
+
+def require_student(run: RunFolder, fingerprint: str | None) -> None:
+    """The student in the folder is the one with this fingerprint; None asks for none.
+
+    Raises:
+        RunFolderError: it is not there, or of other settings, supervision or teachers.
+    """
+    made = (read_json(run.training) or {}).get("fingerprint")
+    if fingerprint is None or made == fingerprint:
+        return
+    found = "no finished student" if made is None else "the student there was made with other settings or supervision"
+    raise RunFolderError(f"{run.student}: {found}; run `muki train {run.root}` first")
 
 
 def _pool(run: RunFolder) -> TextShards:

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from muki.config import RunConfig
 from muki.errors import ConfigError, TeacherError
 from muki.files import fingerprint
 from muki.progress import Advance
@@ -29,6 +30,13 @@ class ScoringSettings:
     passes: Passes
     batch_tokens: int
     keep: str = ""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> ScoringSettings:
+        """What a run's config says about scoring, and what its method needs."""
+        passes = Passes(config.method.passes, config.method.tolerance, seed=config.scoring.seed)
+        keep = {what for wanted in (config.scoring.keep, config.method.keep) for what in wanted.split("+")} - {""}
+        return cls(passes, config.scoring.batch_tokens, "+".join(sorted(keep)))
 
 
 @dataclass(frozen=True)

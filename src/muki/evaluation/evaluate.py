@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muki.config import RunConfig
-from muki.errors import RunFolderError, TextsError
+from muki.errors import TextsError
 from muki.evaluation.answers import StudentAnswers, asked_rows
 from muki.evaluation.metrics import (
     accuracy,
@@ -26,18 +26,17 @@ from muki.evaluation.metrics import (
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.files import read_json
 from muki.formulas import Array, softmax
-from muki.integration.pool import fit_on_pool
-from muki.integration.router import Router, Routing, gold_routing
-from muki.integration.stage import Supervision, load_supervision, require_supervision, union_predictions
+from muki.integration.pool import load_outputs, scored_pool, scored_texts
+from muki.integration.router import Routing, gold_routing
+from muki.integration.stage import Supervision, load_supervision, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import preset_name
 from muki.routing.scores import available, routing_scores
 from muki.routing.weights import soft_weights
-from muki.run_folder import RunFolder, Split
+from muki.run_folder import RunFolder
 from muki.student.data import split_holdout
 from muki.teachers.outputs import TeacherOutputs
-from muki.teachers.store import read_outputs
 from muki.texts import TextShards
 from muki.view import neutral_view
 
@@ -56,9 +55,7 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
     student = StudentAnswers(run, config)
     if config.method.student != "none":
         student.require()
-    pool = TextShards.load(run.texts("pool"))
-    if pool is None:
-        raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
+    pool = scored_texts(run, "pool")
     supervision, _ = load_supervision(run.supervision)
     metrics: dict[str, Any] = {
         "format": FORMAT,
@@ -72,21 +69,6 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
     return metrics
 
 
-def require_current(run: RunFolder, supervision_key: str) -> None:
-    """Supervision and student in the folder are those of the run's settings, and not of earlier ones.
-
-    Raises:
-        RunFolderError: they are not; names the command that makes them anew.
-    """
-    require_supervision(run.supervision, supervision_key)
-    trained_on = (read_json(run.training) or {}).get("supervision")
-    if trained_on is not None and trained_on != supervision_key:
-        raise RunFolderError(
-            f"{run.student}: the student there was trained on other supervision than the run now has; run "
-            f"`muki train {run.root}` first"
-        )
-
-
 def pool_metrics(
     run: RunFolder,
     config: RunConfig,
@@ -97,7 +79,7 @@ def pool_metrics(
 ) -> dict[str, Any]:
     """What can be said without labels: agreement, shares, margins, passes."""
     names = list(space.columns)
-    outputs = load_outputs(run, "pool", names, pool)
+    outputs = load_outputs(config, run, "pool")
     predictions = union_predictions(outputs, space)
     best = supervision.routing.argmax(axis=-1)
     _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
@@ -144,7 +126,7 @@ def labelled_metrics(
     rows = np.array([text.row for text in texts])[known]
     texts = [text for text, keep in zip(texts, known, strict=True) if keep]
     gold = np.array([space.label2id[text.label or ""] for text in texts])
-    outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", names, test)]
+    outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(config, run, "test", features=True)]
 
     own_parts = {name: np.isin(gold, columns[i]) for i, name in enumerate(names)}
     routing = route_test(run, config, space, outputs, gold)
@@ -177,19 +159,6 @@ def labelled_metrics(
     }
 
 
-def pool_router(run: RunFolder, config: RunConfig, space: LabelSpace) -> Router:
-    """The method's chain fitted on the run's pool, as supervision was.
-
-    Raises:
-        RunFolderError: the pool is not scored yet.
-    """
-    pool = TextShards.load(run.texts("pool"))
-    if pool is None:
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
-    shards = (load_outputs(run, "pool", list(space.columns), pool, [shard.name]) for shard in pool.shards)
-    return fit_on_pool(shards, pool.rows, neutral_view(config, run, "pool"), config.method, space)
-
-
 def route_test(
     run: RunFolder, config: RunConfig, space: LabelSpace, outputs: list[TeacherOutputs], gold: NDArray[np.int64]
 ) -> Routing:
@@ -204,7 +173,7 @@ def route_test(
     """
     if config.method.needs_gold:
         return gold_routing(gold, list(space.columns.values()))
-    router = pool_router(run, config, space)
+    router = scored_pool(config, run).fitted(config.method)
     view, test = neutral_view(config, run, "test"), TextShards.load(run.texts("test"))
     if view is None or test is None:
         return router(outputs)
@@ -260,21 +229,3 @@ def _most_heard_by_label(weights: Array, gold: NDArray[np.int64], space: LabelSp
         for i, label in enumerate(space.labels)
         if (gold == i).any()
     }
-
-
-def load_outputs(
-    run: RunFolder, split: Split, names: list[str], texts: TextShards, shards: list[str] | None = None
-) -> list[TeacherOutputs]:
-    """Every teacher's outputs for the pool or the test, or for some of its shards.
-
-    Raises:
-        RunFolderError: some are missing or damaged.
-    """
-    result = []
-    for name in names:
-        wanted = shards or [shard.name for shard in texts.shards]
-        parts = [read_outputs(run.scores(split, name) / shard) for shard in wanted]
-        if any(part is None for part in parts):
-            raise RunFolderError(f"{run.scores(split, name)}: scores are missing; run `muki score {run.root}` first")
-        result.append(TeacherOutputs.concatenate([part[0] for part in parts if part is not None]))
-    return result

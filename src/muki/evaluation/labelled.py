@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from muki.config import RunConfig
 from muki.errors import TextsError
 from muki.evaluation.answers import StudentAnswers, asked_rows, pick, predict
-from muki.evaluation.evaluate import load_outputs
 from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
 from muki.evaluation.table import table
+from muki.integration.pool import load_outputs
 from muki.integration.stage import load_supervision, union_predictions
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder
@@ -58,7 +58,7 @@ def evaluate_labelled(run: RunFolder, config: RunConfig, space: LabelSpace, path
     rows = np.array(sorted(known), dtype=np.int64)
     gold = np.array([space.label2id[known[row]] for row in rows.tolist()])
     at = np.searchsorted(supervision.rows, rows)
-    outputs = [one.take(at) for one in load_outputs(run, "pool", list(space.columns), pool)]
+    outputs = [one.take(at) for one in load_outputs(config, run, "pool")]
     predictions = union_predictions(outputs, space)
     columns = list(space.columns.values())
     teachers = {}

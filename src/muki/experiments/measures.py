@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from muki.config import RunConfig
 from muki.errors import RunFolderError
-from muki.evaluation.evaluate import ensemble, load_outputs, route_test
+from muki.evaluation.evaluate import ensemble, route_test
 from muki.evaluation.metrics import (
     accuracy,
     calibration_error,
@@ -21,11 +21,12 @@ from muki.evaluation.metrics import (
 )
 from muki.evaluation.outlook import foreign_outlook
 from muki.formulas import Array
+from muki.integration.pool import load_outputs, scored_texts
 from muki.integration.stage import Supervision, load_supervision
 from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder
-from muki.texts import Text, TextShards
+from muki.texts import Text
 
 
 def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
@@ -95,11 +96,9 @@ def measure_answers(run: RunFolder, config: RunConfig, rows: Sequence[Mapping[st
 
 def _ensemble(run: RunFolder, config: RunConfig, space: LabelSpace, gold: NDArray[np.int64]) -> Array:
     """The teachers' answers to the test, shape (n, C)."""
-    test = TextShards.load(run.texts("test"))
-    if test is None:
-        raise RunFolderError(f"{run.texts('test')}: no test texts yet; run `muki score {run.root}` first")
+    test = scored_texts(run, "test")
     known = np.array([text.label in space.label2id for text in test])
-    outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", list(space.columns), test)]
+    outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(config, run, "test", features=True)]
     return ensemble(outputs, space, route_test(run, config, space, outputs, gold).weights)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from muki.config import RunConfig, TeacherConfig
+from muki.engines.work import ScoringSettings
 from muki.errors import DropoutError, LabelError, MukiError, StudentError
 from muki.inspection import findings
 from muki.inspection.estimate import Estimate, Speed, StudentSpeed, estimate, measure_student, measure_teacher
@@ -19,7 +20,7 @@ from muki.inspection.texts import TextsLook, look
 from muki.integration.fitting import fit_router
 from muki.integration.stage import union_predictions
 from muki.labels import LabelSpace, union
-from muki.pipeline import load_from_config, scoring_settings
+from muki.pipeline import load_from_config
 from muki.report.choose import FOREIGN
 from muki.report.evidence import teacher_certainty
 from muki.routing.scores import available, parts_of
@@ -211,7 +212,7 @@ def _passes_differ(config: RunConfig, teacher: Teacher, seen: Inspection) -> boo
     try:
         probe_dropout(teacher)
     except DropoutError as error:
-        if scoring_settings(config).passes.most:
+        if ScoringSettings.of(config).passes.most:
             seen.findings.append(_problem(error))
         return False
     return True
@@ -223,7 +224,7 @@ def _measured(config: RunConfig, teacher: Teacher, sample: list[Text], differ: b
     Raises:
         TeacherError: a logit is not a number, or the model cannot give what the method needs.
     """
-    settings = scoring_settings(config)
+    settings = ScoringSettings.of(config)
     passes = settings.passes if differ else Passes(0)
     return measure_teacher(teacher, sample, passes, settings.batch_tokens, settings.keep)
 

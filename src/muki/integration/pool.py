@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
 from muki.integration.router import Router, Routing, gold_routing
 from muki.labels import LabelSpace
 from muki.methods import Method
-from muki.run_folder import RunFolder
+from muki.run_folder import RunFolder, Split
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import Source, read_outputs
-from muki.teachers.survey import TeacherRecord
+from muki.teachers.survey import load_records
 from muki.texts import Shard, TextShards
 from muki.view import NeutralView, neutral_view
 
@@ -62,42 +62,31 @@ class ScoredPool:
         Raises:
             RunFolderError: scores are missing, damaged or stale.
         """
-        for number, name in enumerate(self.shards):
-            outputs = []
-            for folder, wanted in zip(self.folders, self.sources, strict=True):
-                found = read_outputs(folder / name)
-                problem = "missing or damaged" if found is None else found[1].serves(wanted[number])
-                if found is None or problem:
-                    raise RunFolderError(f"{folder / name}: scores cannot be used ({problem}); run `muki score` first")
-                outputs.append(found[0])
-            yield outputs
+        for name, wanted in zip(self.shards, zip(*self.sources, strict=True), strict=True):
+            yield [_usable(folder / name, one) for folder, one in zip(self.folders, wanted, strict=True)]
 
     def router(self, method: Method) -> Router | GoldRouter:
         """The method's chain, fitted on this pool; for a ceiling the gold labels themselves."""
         if self.gold is not None:
             labels = {row: label for shard in self.gold for row, label in shard.items()}
             return GoldRouter(labels, list(self.space.columns.values()))
+        return self.fitted(method)
+
+    def fitted(self, method: Method) -> Router:
+        """The method's chain, fitted on this pool."""
         return fit_on_pool(self.outputs(), sum(self.rows), self.view, method, self.space)
 
 
-def scored_pool(
-    config: RunConfig,
-    run: RunFolder,
-    texts: TextShards,
-    records: Sequence[TeacherRecord],
-    space: LabelSpace,
-    settings: ScoringSettings,
-) -> ScoredPool:
+def scored_pool(config: RunConfig, run: RunFolder) -> ScoredPool:
     """The run's pool; makes what is missing of the neutral view, where the method wants one.
 
-    Args:
-        config: the run.
-        run: its folder, where the scores lie.
-        texts: the pool.
-        records: what is known of each teacher, in the order of the label space.
-        space: the label space.
-        settings: of the scoring.
+    Raises:
+        RunFolderError: texts are not cut yet, or teachers not looked at.
     """
+    texts, records, space = scored_texts(run, "pool"), load_records(run.teachers), LabelSpace.load(run.labels)
+    if records is None or space is None:
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    settings = ScoringSettings.of(config)
     return ScoredPool(
         space=space,
         shards=[shard.name for shard in texts.shards],
@@ -107,6 +96,48 @@ def scored_pool(
         view=neutral_view(config, run, "pool"),
         gold=[_gold(texts, shard, space) for shard in texts.shards] if config.method.needs_gold else None,
     )
+
+
+def scored_texts(run: RunFolder, split: Split) -> TextShards:
+    """The run's texts.
+
+    Raises:
+        RunFolderError: not cut yet.
+    """
+    texts = TextShards.load(run.texts(split))
+    if texts is None:
+        raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
+    return texts
+
+
+def load_outputs(config: RunConfig, run: RunFolder, split: Split, *, features: bool = False) -> list[TeacherOutputs]:
+    """Every teacher's outputs for all texts of the pool or the test, in the order of the label space.
+
+    Args:
+        config: the run.
+        run: its folder, where the scores lie.
+        split: which texts.
+        features: read features and hidden states too, which take most of the memory.
+
+    Raises:
+        RunFolderError: scores are missing, damaged or stale.
+    """
+    texts, settings, result = scored_texts(run, split), ScoringSettings.of(config), []
+    for record in load_records(run.teachers) or []:
+        folder, parts = run.scores(split, record.name), []
+        for shard in texts.shards:
+            part = _usable(folder / shard.name, shard_source(record, shard, settings))
+            parts.append(part if features else replace(part, features=None, states=None))
+        result.append(TeacherOutputs.concatenate(parts))
+    return result
+
+
+def _usable(path: Path, wanted: Source) -> TeacherOutputs:
+    found = read_outputs(path)
+    problem = "missing or damaged" if found is None else found[1].serves(wanted)
+    if found is None or problem:
+        raise RunFolderError(f"{path}: scores cannot be used ({problem}); run `muki score` first")
+    return found[0]
 
 
 def _gold(texts: TextShards, shard: Shard, space: LabelSpace) -> dict[int, int]:

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from muki.certainty import certainty
 from muki.config import RunConfig
-from muki.errors import RunFolderError
 from muki.evaluation.answers import StudentAnswers, asked_rows
-from muki.evaluation.evaluate import load_outputs
 from muki.evaluation.method_words import estimates_routing
 from muki.formulas import Array, softmax
+from muki.integration.pool import load_outputs, scored_texts
 from muki.integration.stage import Supervision, load_supervision, right_probability, union_predictions
 from muki.labels import LabelSpace
 from muki.routing.weights import soft_weights
@@ -32,8 +31,8 @@ class Evidence:
         rows: row ids, shape (n,).
         target: what the student was to predict, shape (n, C).
         weight: how much each text counted, shape (n,), mean 1.
-        routing: how much each teacher was heard, shape (n, N). Of a method that hears one teacher alone, the weights
-            that the soft rule would have given: who came second is what a reader wants to know.
+        routing: how much each teacher was heard, shape (n, N). Of a method that hears the teacher of the highest score
+            alone, the weights that the soft rule would have given: who came second is what a reader wants to know.
         right: probability that the text's label comes from a teacher that knows it, shape (n,); None for a method whose
             weights are not meant as probabilities.
         certainty: of each teacher, in [0, 1], shape (n, N): of the mean over dropout passes where there were some.
@@ -71,16 +70,14 @@ def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> Evidence:
     Raises:
         RunFolderError: a stage is not finished.
     """
-    pool = TextShards.load(run.texts("pool"))
-    if pool is None:
-        raise RunFolderError(f"{run.texts('pool')}: no texts yet; run `muki score {run.root}` first")
+    pool = scored_texts(run, "pool")
     supervision, _ = load_supervision(run.supervision)
-    outputs = load_outputs(run, "pool", list(space.columns), pool)
+    outputs = load_outputs(config, run, "pool")
     rows = asked_rows(supervision.rows, config.training.holdout, config.training.seed)
     sure = teacher_certainty(outputs)
     routing = supervision.routing.astype(np.float64)
-    if config.method.integration == "hard":
-        routing = soft_weights(sure, config.method.temperature)
+    if config.method.integration == "hard" and not (config.method.refines or config.method.needs_gold):
+        routing = soft_weights(supervision.scores, config.method.temperature)
     predictions = union_predictions(outputs, space)
     return Evidence(
         texts=pool,

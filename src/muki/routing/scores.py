@@ -191,8 +191,9 @@ def available(outputs: list[TeacherOutputs]) -> list[str]:
 
 
 def _own_classes(pool: TeacherOutputs) -> ClassGaussians:
-    predicted = np.eye(pool.logits.shape[1])[pool.logits.argmax(axis=-1)]
-    return ClassGaussians.fit(_features(pool), predicted)
+    """Gaussians of the classes that the teacher finds in the pool: of the others nothing is known."""
+    predicted = pool.logits.argmax(axis=-1)
+    return ClassGaussians.fit(_features(pool), predicted[:, None] == np.unique(predicted))
 
 
 def _features(outputs: TeacherOutputs) -> NDArray[np.float16]:

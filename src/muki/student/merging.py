@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 State = dict[str, torch.Tensor]
+
+_SAME_BASE = 0.95  # cosine of word embeddings: copies of one base have more than 0.99, MiniLM-L6 and -L3 have 0.88
 
 
 def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *, folder: Path, record: Path) -> str:
@@ -56,7 +58,7 @@ def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *
         fingerprints.append(teacher.fingerprint)
         logger.info("merging: %s added", name)
     assert first is not None
-    key = fingerprint("merge", fingerprints, list(space.labels))
+    key = merge_fingerprint(fingerprints, space)
     done = read_json(record)
     if done is not None and done.get("fingerprint") == key and unchanged(folder, done.get("files") or {"": ""}):
         logger.info("student: reusing %s (same teachers)", folder)
@@ -68,6 +70,11 @@ def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *
     files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
     write_json(record, {"fingerprint": key, "seconds": 0.0, "steps": 0, "merged": list(factories), "files": files})
     return key
+
+
+def merge_fingerprint(teachers: Sequence[str], space: LabelSpace) -> str:
+    """Of the merged model of teachers with these fingerprints, in the order of the label space."""
+    return fingerprint("merge", list(teachers), list(space.labels))
 
 
 def padded_state(teacher: Teacher, space: LabelSpace) -> State:
@@ -106,11 +113,22 @@ def _require_same_base(first: Teacher, other: Teacher, total: State, state: Stat
         reason = f"{first.parameters / 1e6:.1f}M and {other.parameters / 1e6:.1f}M parameters, other shapes"
     elif first.tokenizer.get_vocab() != other.tokenizer.get_vocab():
         reason = "other tokenizers"
+    elif _likeness(first, other) < _SAME_BASE:
+        reason = f"their word embeddings have little in common: cosine {_likeness(first, other):.2f}"
     if reason:
         raise StudentError(
             f"weight-merge: teachers '{first.name}' and '{other.name}' have different bases ({reason}); only copies of "
             "one base can be averaged: choose a method that trains a student"
         )
+
+
+def _likeness(first: Teacher, other: Teacher) -> float:
+    """Cosine of their word embeddings, all numbers in a row: near 1 for copies of one base, however they were tuned."""
+    a, b = (
+        cast(nn.Embedding, one.model.get_input_embeddings()).weight.detach().double().flatten()
+        for one in (first, other)
+    )
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
 def _empty(teacher: Teacher, space: LabelSpace) -> Any:

@@ -120,14 +120,7 @@ def train_student(
     Returns:
         the fingerprint of this student.
     """
-    key = fingerprint(
-        TRAINING_VERSION,
-        supervision_key,
-        student.model_dump(),
-        training.model_dump(),
-        folder_fingerprint(student.model),
-        list(space.labels),
-    )
+    key = student_fingerprint(supervision_key, student, training, space)
     done = read_json(record)
     files = done.get("files") if done is not None and done.get("fingerprint") == key else None
     if files is not None and unchanged(folder, files):
@@ -167,10 +160,24 @@ def train_student(
         save_classifier(trainer.model, tokenizer, folder, max_length)
         files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
         about = _record(trainer, key, seconds, len(train_index), len(holdout_index))
-        write_json(record, {**about, "supervision": supervision_key, "files": files})
+        write_json(record, {**about, "files": files})
         remove(checkpoints)
         logger.info("student: trained in %s, saved in %s", clock(seconds), folder)
     return key
+
+
+def student_fingerprint(
+    supervision_key: str, student: StudentConfig, training: TrainingConfig, space: LabelSpace
+) -> str:
+    """Of all that a trained student depends on: supervision, start and training settings."""
+    return fingerprint(
+        TRAINING_VERSION,
+        supervision_key,
+        student.model_dump(),
+        training.model_dump(),
+        folder_fingerprint(student.model),
+        list(space.labels),
+    )
 
 
 def save_classifier(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, max_length: int) -> None:
