@@ -16,6 +16,7 @@ from muki.integration.fitting import fit_router
 from muki.integration.router import Router
 from muki.labels import LabelSpace
 from muki.routing.names import LabelNames, are_words, borne_out, mean_something, readable
+from muki.routing.scores import routing_scores
 from muki.routing.weights import log_agreement, surest
 from muki.teachers.outputs import TeacherOutputs
 from muki.view import Encoder, make_names, read_view
@@ -185,6 +186,19 @@ def test_names_do_not_make_a_poor_view_trusted():
     assert router.names is not None
     assert router.refinement is None
     assert right(router(outputs, view).weights, owner) > right(alone(outputs, view).weights, owner) - 0.01
+
+
+def test_names_can_speak_against_the_pools_classes(monkeypatch: pytest.MonkeyPatch):
+    outputs, space, view, _ = pool(n=1200)
+    words = LabelSpace(("tennis", "chess", "rowing", "bonds", "shares", "taxes"), space.columns)
+    label = pool_labels(1200, 0)
+    names = np.stack([view[label == c].mean(axis=0) for c in range(6)])
+    assert fit_router(PLUS, outputs, words, view, names).refinement is not None
+    scores = routing_scores(outputs, "relative-mahalanobis")
+    monkeypatch.setattr(LabelNames, "log_weights", lambda *_: np.log(softmax(scores)))  # they choose as the scores do
+    router = fit_router(PLUS, outputs, words, view, names)
+    assert router.names is not None
+    assert router.refinement is None
 
 
 def test_a_teacher_of_few_labels_is_heard_beside_one_of_many():

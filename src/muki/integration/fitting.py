@@ -17,7 +17,7 @@ from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
 from muki.routing.names import START_PRIOR, LabelNames, are_words, borne_out, mean_something
-from muki.routing.refinement import PoolModel, refine
+from muki.routing.refinement import Neighbourhood, PoolModel, agreement, refine
 from muki.routing.scores import SCORES, fit_scores, parts_of
 from muki.routing.weights import hard_weights
 from muki.teachers.outputs import TeacherOutputs
@@ -86,57 +86,67 @@ def _hear_names(
         return replace(router, findings={"names_heard": 0.0})
     distributions, parts = [softmax(one.logits) for one in outputs], router.parts(outputs)
     names = LabelNames.fit(vectors, x, distributions, router.union)
-    agreement = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)
-    names = replace(names, agreement=agreement)
-    heard = mean_something(agreement, router.union)
+    kappa = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)
+    names, heard = replace(names, agreement=kappa), mean_something(kappa, router.union)
     logger.info(
         "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",
-        agreement, "heard" if heard else "not heard",
+        kappa, "heard" if heard else "not heard",
     )  # fmt: skip
-    findings = {"names_agreement": agreement, "names_heard": float(heard)}
+    findings = {"names_agreement": kappa, "names_heard": float(heard)}
     if not heard:
         return replace(router, findings=findings)
     return replace(router, names=names, findings=findings)
 
 
 def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: int) -> Router:
+    """The router with what the pool taught it, if the view shows the classes; else with the scores that it has."""
     axes = principal_axes(x, len(x) // _TEXTS_PER_AXIS)
     texts = neighbourhood(outputs, x @ axes)
     parts, named = router.parts(outputs), router.named(outputs, x)
     joined, priors = router.with_names(parts, named), router.importance
-    # The names come from the view itself: whether it can be trusted is for what the teachers alone say of the texts.
+    # The names come from the view itself: they may speak against it, but not for it.
     found = refine(texts, parts, priors, router.union, n_labels)
-    judged, trusted = found.trust, found.trusted
-    findings = {
-        **(router.findings or {}),
-        "view_accuracy": judged.view_accuracy,
-        "score_accuracy": judged.score_accuracy,
-    }
+    against = named is not None and agreement([named, found.model.log_weights(texts)]) < agreement(
+        [named, parts @ priors]
+    )
+    trusted = found.trusted and not against
     logger.info(
         "refinement: the view is right on about %.0f %%, the scores on about %.0f %%: %s",
-        100 * judged.view_accuracy, 100 * judged.score_accuracy,
-        "refined" if trusted else "keeping the scores, the view does not show the classes",
+        100 * found.trust.view_accuracy, 100 * found.trust.score_accuracy,
+        "refined" if trusted else "keeping the scores, the label names side with them" if found.trusted
+        else "keeping the scores, the view does not show the classes",
     )  # fmt: skip
+    findings = {
+        **(router.findings or {}),
+        "view_accuracy": found.trust.view_accuracy,
+        "score_accuracy": found.trust.score_accuracy,
+        "refined": float(trusted),
+    }
+    router = replace(router, findings=findings)
     if not trusted:
-        importance = priors if router.names is None else np.append(priors, router.names.prior(judged.earned))
-        kept = replace(router, importance=importance, spread=_spread(joined, importance))
-        return replace(kept, findings={**findings, "refined": 0.0})
+        importance = priors if router.names is None else np.append(priors, router.names.prior(found.trust.earned))
+        return replace(router, importance=importance, spread=_spread(joined, importance))
     if named is not None:
         found = refine(texts, joined, np.append(priors, START_PRIOR), router.union, n_labels)
-    pool, flat, answers = found.model, parts.reshape(len(parts), -1), texts.answers(router.union)
+    pool, evidence = _two_judges(found.model, texts, parts, named)
+    usual = usual_of(parts, router.method)
+    foreign = ForeignTexts.fit(x, usual)
+    learned = {"view_exponent": float(evidence.exponents[0]), "foreign_share": float(foreign(x, usual).mean())}
+    return replace(
+        router, refinement=Refinement(axes, pool, evidence, foreign), offsets=found.offsets,
+        importance=found.importance, spread=_spread(joined, found.importance), findings={**findings, **learned},
+    )  # fmt: skip
+
+
+def _two_judges(pool: PoolModel, texts: Neighbourhood, parts: Array, named: Array | None) -> tuple[PoolModel, Evidence]:
+    """View and scores weighed against each other, and the pool's classes fitted anew from both, in turn."""
+    flat, answers, n_labels = parts.reshape(len(parts), -1), texts.answers(pool.columns), len(pool.models[0].means)
     for _ in range(_ROUNDS):
         said = voices(pool.log_weights(texts), named)
         evidence = Evidence.fit(said, flat, answers)
         weights = np.exp(evidence.log_weights(said, flat))
-        pool = PoolModel.fit(texts, hard_weights(weights), router.union, n_labels)
-    usual = usual_of(parts, router.method)
-    refinement = Refinement(axes, pool, evidence, ForeignTexts.fit(x, usual))
-    share = float(refinement.foreign(x, usual).mean())
-    return replace(
-        router, refinement=refinement, offsets=found.offsets,
-        importance=found.importance, spread=_spread(joined, found.importance),
-        findings={**findings, "refined": 1.0, "view_exponent": float(evidence.exponents[0]), "foreign_share": share},
-    )  # fmt: skip
+        pool = PoolModel.fit(texts, hard_weights(weights), pool.columns, n_labels)
+    return pool, evidence
 
 
 def _spread(parts: Array, importance: Array) -> float:
