@@ -47,6 +47,8 @@ from muki.view import VIEW_VERSION
 
 logger = logging.getLogger(__name__)
 
+HARNESS_VERSION = 1  # raise when the numbers of the same cell change
+
 _GRID_MARK = "# What was compared, with every setting spelled out; written by muki beside its results.\n"
 _FOLDERS = re.compile(r"(?:file://|(?<![\w/.…]))/(?:[^\s/'\":,]+/)+")  # of an absolute path; not of other URLs
 
@@ -167,13 +169,13 @@ class Laboratory:
         encoders = [*(self.setting.encoders or [self.grid.encoder]), *([student] if student else [])]
         return fingerprint(
             grid,
-            [(where, _content(where)) for where in data if where],
+            [[_content(part) for part in where.split("+")] for where in data if where],
             [_content(encoder) for encoder in encoders],
             self.setting.model_dump(exclude={"only"}),
             self.group.seed,
             cell.method.model_dump(),
             cell.trained,
-            [SCORING_VERSION, VIEW_VERSION, SUPERVISION_VERSION, TRAINING_VERSION],
+            [SCORING_VERSION, VIEW_VERSION, SUPERVISION_VERSION, TRAINING_VERSION, HARNESS_VERSION],
         )
 
     def run(self, cell: Cell) -> Record:
@@ -304,13 +306,15 @@ def _data(where: str) -> list[DataSet]:
 
 @cache
 def _content(where: str) -> object:
-    """The bytes of all files of local folders, `a+b` for two; of a Hub id its name."""
-    folders = [Path(part) for part in where.split("+")]
+    """The bytes of a local file, or of all files that are not hidden in a folder; else `where`, which is a Hub id."""
+    path = Path(where)
+    if not path.is_dir():
+        return file_fingerprint(path) if path.is_file() else where
+    files = {file.relative_to(path): file for file in sorted(path.rglob("*")) if file.is_file()}
     return [
-        [(path.name, file_fingerprint(path)) for path in sorted(folder.iterdir()) if path.is_file()]
-        if folder.is_dir()
-        else folder.name
-        for folder in folders
+        (name.as_posix(), file_fingerprint(file))
+        for name, file in files.items()
+        if not any(part.startswith(".") for part in name.parts)
     ]
 
 

@@ -1,0 +1,79 @@
+"""What could make a comparison say something wrong: stale work, names that collide, averages of unequal seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muki.experiments import harness
+from muki.experiments.grid import Grid
+from muki.experiments.harness import Laboratory, cells_of
+
+LABELS = ["art", "bank", "chess", "dance"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered() -> None:
+    harness._content.cache_clear()
+    harness._data.cache_clear()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Grid:
+    """A grid over a tiny data set, with an encoder that is only a file."""
+    write_data(tmp_path / "data")
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "model.safetensors").write_text("first")
+    return grid(data={"tiny": str(tmp_path / "data")}, encoder=str(tmp_path / "encoder"), output=str(tmp_path / "out"))
+
+
+def grid(**changes: Any) -> Grid:
+    return Grid(**{"data": {"d": "folder"}, "methods": ["muki"], "encoder": "e", "output": "out", **changes})
+
+
+def write_data(folder: Path, size: int = 40) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        rows = [json.dumps({"text": f"{split} {i}", "label": LABELS[i % 4]}) for i in range(size)]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+
+
+def laboratory(settings: Grid) -> Laboratory:
+    return Laboratory(settings, next(settings.groups()))
+
+
+def key(settings: Grid) -> str:
+    harness._content.cache_clear()
+    found = laboratory(settings)
+    return found.key(cells_of(settings, found.group)[0])
+
+
+# --- what is done again ----------------------------------------------------------------------------------------------
+
+
+def test_a_cell_depends_on_files_below_its_data_set(settings: Grid, tmp_path: Path):
+    write_data(tmp_path / "data" / "train")
+    before = key(settings)
+    (tmp_path / "data" / ".cache").write_text("of a download")
+    assert key(settings) == before
+    write_data(tmp_path / "data" / "train", 44)
+    assert key(settings) != before
+
+
+def test_a_cell_depends_on_the_whole_hub_id_and_on_a_single_file(tmp_path: Path):
+    assert key(grid(data={"news": "org1/news"})) != key(grid(data={"news": "org2/news"}))
+    file = tmp_path / "rows.jsonl"
+    file.write_text("first")
+    one = grid(data={"d": str(file)})
+    before = key(one)
+    file.write_text("other")
+    assert key(one) != before
+
+
+def test_a_cell_depends_on_the_version_of_the_harness(settings: Grid, monkeypatch: pytest.MonkeyPatch):
+    before = key(settings)
+    monkeypatch.setattr(harness, "HARNESS_VERSION", harness.HARNESS_VERSION + 1)
+    assert key(settings) != before
