@@ -54,6 +54,18 @@ def key(settings: Grid) -> str:
 # --- what is done again ----------------------------------------------------------------------------------------------
 
 
+def test_teachers_are_made_again_where_the_files_of_their_encoder_changed(
+    settings: Grid, monkeypatch: pytest.MonkeyPatch
+):
+    made = []
+    monkeypatch.setattr(harness, "finetune", lambda _, rows, folder, **more: made.append(folder))
+    first = laboratory(settings).teachers
+    assert laboratory(settings).teachers == first
+    (Path(settings.encoder) / "model.safetensors").write_text("other")
+    harness._content.cache_clear()
+    assert not set(laboratory(settings).teachers) & set(first)
+
+
 def test_a_cell_depends_on_files_below_its_data_set(settings: Grid, tmp_path: Path):
     write_data(tmp_path / "data" / "train")
     before = key(settings)

@@ -207,7 +207,9 @@ class Laboratory:
         for i, (labels, rows) in enumerate(zip(self.task.groups, self.task.taught, strict=True)):
             encoder = encoders[i % len(encoders)]
             training = self.grid.teacher_training.model_copy(update={"seed": 100 * self.group.seed + i})
-            key = fingerprint(encoder, labels, rows, training.model_dump(), self.grid.max_length, self.setting.prefix)
+            key = fingerprint(
+                _content(encoder), labels, rows, training.model_dump(), self.grid.max_length, self.setting.prefix
+            )
             folder = Path(self.grid.output) / "teachers" / key
             if not (folder / "config.json").exists():
                 logger.info("%s: fine-tuning teacher %d on %d texts, %d labels", self.group, i, len(rows), len(labels))
