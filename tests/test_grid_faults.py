@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from muki.errors import ConfigError
 from muki.experiments import harness
-from muki.experiments.grid import Grid
+from muki.experiments.grid import Grid, load_grid
 from muki.experiments.harness import Laboratory, cells_of
 
 LABELS = ["art", "bank", "chess", "dance"]
@@ -89,3 +90,32 @@ def test_a_cell_depends_on_the_version_of_the_harness(settings: Grid, monkeypatc
     before = key(settings)
     monkeypatch.setattr(harness, "HARNESS_VERSION", harness.HARNESS_VERSION + 1)
     assert key(settings) != before
+
+
+# --- names that collide ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            "data: [x/news, y/news]\nmethods: [muki]",
+            "data: found more than once: news; name them yourself: {first: x/news, second: y/news}",
+        ),
+        (
+            "data: [x]\nmethods: [muki, {muki: {passes: 32}}]",
+            "methods: found more than once: muki; give each a name: - slow: {preset: muki, passes: 32}",
+        ),
+        (
+            "data: [x]\nmethods: [muki]\nrouting_only: [vanilla-kd, muki]",
+            "found more than once: muki; methods and routing_only: give each method to one of them",
+        ),
+        ("data: [x]\nmethods: [muki]\nseeds: [0, 1, 0]", "seeds: found more than once: 0; give each once"),
+    ],
+)
+def test_names_that_would_hide_each_other_are_refused(tmp_path: Path, lines: str, expected: str):
+    path = tmp_path / "grid.yaml"
+    path.write_text(f"{lines}\nencoder: e\noutput: out\n")
+    with pytest.raises(ConfigError) as caught:
+        load_grid(path)
+    assert str(caught.value) == f"{path}: 1 problem\n  {expected}"
