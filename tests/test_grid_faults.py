@@ -12,6 +12,7 @@ from muki.errors import ConfigError
 from muki.experiments import harness
 from muki.experiments.grid import Grid, load_grid
 from muki.experiments.harness import Laboratory, cells_of
+from muki.experiments.tasks import label_groups
 
 LABELS = ["art", "bank", "chess", "dance"]
 
@@ -119,3 +120,14 @@ def test_names_that_would_hide_each_other_are_refused(tmp_path: Path, lines: str
     with pytest.raises(ConfigError) as caught:
         load_grid(path)
     assert str(caught.value) == f"{path}: 1 problem\n  {expected}"
+
+
+def test_an_overlap_beyond_the_neighbouring_groups_is_refused():
+    assert label_groups(list("abcd"), 2, overlap=4) == [list("abcd"), list("abcd")]
+    with pytest.raises(ConfigError) as caught:
+        label_groups(list("abcd"), 2, overlap=6)
+    assert str(caught.value) == (
+        "overlap 6: more than there is on both sides of a border, with 4 labels for 2 teachers; give at most 4"
+    )
+    with pytest.raises(ConfigError, match=r"give at most 2$"):
+        label_groups(list("abcde"), 4, overlap=3)
