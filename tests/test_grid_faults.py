@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from muki.engines.work import Part
 from muki.errors import ConfigError
 from muki.experiments import harness
 from muki.experiments.grid import Grid, load_grid
@@ -131,3 +132,9 @@ def test_an_overlap_beyond_the_neighbouring_groups_is_refused():
     )
     with pytest.raises(ConfigError, match=r"give at most 2$"):
         label_groups(list("abcde"), 4, overlap=3)
+
+
+def test_a_part_that_makes_no_sense_is_named_by_its_option():
+    with pytest.raises(ConfigError) as caught:
+        Part.parse("0/2", "--part")
+    assert str(caught.value) == "--part 0/2: expected a part and a count such as 3/16, parts counted from 1"
