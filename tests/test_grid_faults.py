@@ -6,14 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from muki.engines.work import Part
 from muki.errors import ConfigError
-from muki.experiments import harness
+from muki.experiments import harness, measures
 from muki.experiments.grid import Grid, load_grid
 from muki.experiments.harness import Laboratory, cells_of
+from muki.experiments.measures import measure_pool
 from muki.experiments.tasks import label_groups
+from muki.integration.stage import Supervision
+from muki.labels import LabelSpace
+from muki.run_folder import RunFolder
+from muki.teachers.outputs import TeacherOutputs
 
 LABELS = ["art", "bank", "chess", "dance"]
 
@@ -138,3 +144,28 @@ def test_a_part_that_makes_no_sense_is_named_by_its_option():
     with pytest.raises(ConfigError) as caught:
         Part.parse("0/2", "--part")
     assert str(caught.value) == "--part 0/2: expected a part and a count such as 3/16, parts counted from 1"
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
+def test_teachers_that_agree_on_a_shared_label_are_as_sure_as_they_are_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    space = LabelSpace(("art", "bank", "chess"), {"first": (0, 1), "second": (1, 2)})
+    n, logits = 10, [[0.0, 3.0], [3.0, 0.0]]  # both say bank
+    half, target = np.full((n, 2), 0.5, np.float32), np.tile(np.array([0, 1, 0], np.float32), (n, 1))
+    supervision = Supervision(np.arange(n), target, np.ones(n, np.float32), half, half)
+    outputs = [outputs_of(np.tile(np.array(one, np.float32), (n, 1))) for one in logits]
+    monkeypatch.setattr(measures, "load_supervision", lambda _: (supervision, ""))
+    monkeypatch.setattr(measures, "load_outputs", lambda *_: outputs)
+    monkeypatch.setattr(measures, "_texts", lambda *_: None)
+    space.save(RunFolder(tmp_path).labels)
+    measured = measure_pool(RunFolder(tmp_path), ["bank"] * n)
+    assert measured["routing_accuracy"] == 1
+    assert measured["routing_calibration_error"] == 0
+
+
+def outputs_of(logits: np.ndarray) -> TeacherOutputs:
+    none = np.full(len(logits), np.nan, np.float32)
+    return TeacherOutputs(np.arange(len(logits)), logits, logits, np.zeros(len(logits), np.int32), none, none)

@@ -21,10 +21,10 @@ from muki.evaluation.metrics import (
 )
 from muki.evaluation.outlook import foreign_outlook
 from muki.formulas import Array
-from muki.integration.stage import Supervision, load_supervision
+from muki.integration.stage import Supervision, load_supervision, right_probability, union_predictions
 from muki.labels import LabelSpace
 from muki.predict import Classifier
-from muki.run_folder import RunFolder
+from muki.run_folder import RunFolder, Split
 from muki.texts import Text, TextShards
 
 
@@ -32,11 +32,13 @@ def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
     """How good routing and target are on the pool's texts that belong to somebody.
 
     Args:
-        run: with supervision.
+        run: with supervision, and the scores that it was made from.
         gold_labels: of the pool's texts, in order; labels outside the union belong to nobody.
     """
     space = _space(run)
     supervision, _ = load_supervision(run.supervision)
+    outputs = load_outputs(run, "pool", list(space.columns), _texts(run, "pool"))
+    said = right_probability(supervision.routing, union_predictions(outputs, space))
     columns = list(space.columns.values())
     gold = _index(gold_labels, space.label2id)
     known = gold >= 0
@@ -48,7 +50,7 @@ def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
         "pool": len(gold),
         "foreign": int((~known).sum()),
         "routing_accuracy": float(right.mean()),
-        "routing_calibration_error": calibration_error(routing.max(axis=-1), right),
+        "routing_calibration_error": calibration_error(said[known], right),
         "balanced_routing_accuracy": float(np.mean(shares)),
         "target_accuracy": accuracy(target, gold[known]),
         **foreign_outlook(supervision.foreign),
@@ -95,9 +97,7 @@ def measure_answers(run: RunFolder, config: RunConfig, rows: Sequence[Mapping[st
 
 def _ensemble(run: RunFolder, config: RunConfig, space: LabelSpace, gold: NDArray[np.int64]) -> Array:
     """The teachers' answers to the test, shape (n, C)."""
-    test = TextShards.load(run.texts("test"))
-    if test is None:
-        raise RunFolderError(f"{run.texts('test')}: no test texts yet; run `muki score {run.root}` first")
+    test = _texts(run, "test")
     known = np.array([text.label in space.label2id for text in test])
     outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(run, "test", list(space.columns), test)]
     return ensemble(outputs, space, route_test(run, config, space, outputs, gold).weights)
@@ -112,6 +112,13 @@ def correct_of(record: Mapping[str, Any]) -> NDArray[np.bool_]:
 def _index(labels: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
     """Union index of each label; -1 outside it."""
     return np.array([index.get(label, -1) for label in labels], dtype=np.int64)
+
+
+def _texts(run: RunFolder, split: Split) -> TextShards:
+    texts = TextShards.load(run.texts(split))
+    if texts is None:
+        raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
+    return texts
 
 
 def _space(run: RunFolder) -> LabelSpace:

@@ -105,7 +105,7 @@ def _of_setting(name: str, records: Sequence[Record]) -> list[Table]:
         ("routing_accuracy", "routing accuracy on the pool"),
         ("balanced_routing_accuracy", "routing accuracy, mean over the teachers' parts"),
         ("target_accuracy", "target accuracy on the pool"),
-        ("routing_calibration_error", "expected calibration error of the largest routing weight"),
+        ("routing_calibration_error", "expected calibration error of the routing"),
         ("foreign_share", "share of the pool that is called foreign"),
         ("foreign_auroc", "foreign texts, area under the ROC curve"),
     ):
