@@ -15,6 +15,7 @@ from muki.experiments import harness, measures
 from muki.experiments.grid import Grid, load_grid
 from muki.experiments.harness import Laboratory, cells_of
 from muki.experiments.measures import measure_pool
+from muki.experiments.plots import has_student
 from muki.experiments.tasks import label_groups
 from muki.integration.stage import Supervision
 from muki.labels import LabelSpace
@@ -169,3 +170,12 @@ def test_teachers_that_agree_on_a_shared_label_are_as_sure_as_they_are_together(
 def outputs_of(logits: np.ndarray) -> TeacherOutputs:
     none = np.full(len(logits), np.nan, np.float32)
     return TeacherOutputs(np.arange(len(logits)), logits, logits, np.zeros(len(logits), np.int32), none, none)
+
+
+# --- records, tables and plots ---------------------------------------------------------------------------------------
+
+
+def test_a_record_says_itself_whether_a_student_was_taught():
+    assert has_student({"accuracy": 0.5, "taught": True, "settings": "no student"})
+    assert not has_student({"accuracy": 0.5, "taught": False, "settings": "of another wording"})
+    assert not has_student({"settings": "of routing alone"})

@@ -285,6 +285,7 @@ class Laboratory:
             training = read_json(run.training) or {}
             record["training_seconds"] = training.get("seconds", 0.0)
             record |= measure_answers(run, config, self.task.test)
+            record["taught"] = cell.method.student == "trained" and cell.method.target == "teachers"
             remove(run.student)  # the numbers stay; a grid's students would fill the disk
         remove(run.supervision)
         return record
