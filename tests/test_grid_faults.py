@@ -16,9 +16,11 @@ from muki.experiments.grid import Grid, load_grid
 from muki.experiments.harness import Laboratory, cells_of
 from muki.experiments.measures import measure_pool
 from muki.experiments.plots import has_student
+from muki.experiments.tables import tables
 from muki.experiments.tasks import label_groups
 from muki.integration.stage import Supervision
 from muki.labels import LabelSpace
+from muki.methods import PRESETS
 from muki.run_folder import RunFolder
 from muki.teachers.outputs import TeacherOutputs
 
@@ -162,7 +164,7 @@ def test_teachers_that_agree_on_a_shared_label_are_as_sure_as_they_are_together(
     monkeypatch.setattr(measures, "load_outputs", lambda *_: outputs)
     monkeypatch.setattr(measures, "_texts", lambda *_: None)
     space.save(RunFolder(tmp_path).labels)
-    measured = measure_pool(RunFolder(tmp_path), ["bank"] * n)
+    measured = measure_pool(RunFolder(tmp_path), PRESETS["vanilla-kd"], ["bank"] * n)
     assert measured["routing_accuracy"] == 1
     assert measured["routing_calibration_error"] == 0
 
@@ -172,6 +174,31 @@ def outputs_of(logits: np.ndarray) -> TeacherOutputs:
     return TeacherOutputs(np.arange(len(logits)), logits, logits, np.zeros(len(logits), np.int32), none, none)
 
 
+def test_seconds_are_those_in_which_these_very_scores_were_made(settings: Grid, monkeypatch: pytest.MonkeyPatch):
+    shared, made = RunFolder(Path(settings.output)), {}
+
+    def score(_: object) -> None:
+        for name, content in made.items():
+            path = shared.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+
+    def seconds() -> float | None:
+        return laboratory(settings)._scored(None, shared)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(harness.pipeline, "score", score)
+    made |= {"scores/a/shard-0.parquet": "1", "test/scores/a/shard-0.parquet": "1"}
+    first = seconds()
+    assert first is not None
+    monkeypatch.setattr(harness.time, "monotonic", iter([10.0, 10.1, 20.0, 27.0, 30.0, 33.0, 40.0, 40.1]).__next__)
+    assert seconds() == first  # nothing to do
+    made |= {"scores/a/shard-0.parquet": "2", "test/scores/a/shard-0.parquet": "2"}
+    assert seconds() == 7  # made again
+    made["scores/a/shard-0.parquet"] = "3"
+    assert seconds() is None  # one part only
+    assert seconds() is None
+
+
 # --- records, tables and plots ---------------------------------------------------------------------------------------
 
 
@@ -179,3 +206,30 @@ def test_a_record_says_itself_whether_a_student_was_taught():
     assert has_student({"accuracy": 0.5, "taught": True, "settings": "no student"})
     assert not has_student({"accuracy": 0.5, "taught": False, "settings": "of another wording"})
     assert not has_student({"settings": "of routing alone"})
+
+
+def cell(method: str, seed: int = 0, **more: Any) -> dict[str, Any]:
+    """A record of routing alone."""
+    return {"data": "d", "setting": "s", "seed": seed, "method": method, "settings": "energy, soft τ=1", **more}
+
+
+def rows_of(records: list[dict[str, Any]], title: str) -> list[list[str]]:
+    return next((table.rows[1:] for table in tables(records) if table.title == f"s: {title}"), [])
+
+
+def test_seconds_of_scoring_are_shown_of_methods_that_were_timed():
+    records = [cell("vanilla-kd", passes=1.0), cell("muki", passes=17.0, scoring_seconds=40.0)]
+    assert rows_of(records, "passes of each teacher over a text") == [["vanilla-kd", "1.0"], ["muki", "17.0"]]
+    assert rows_of(records, "seconds of scoring") == [["muki", "40.0"]]
+
+
+def test_seconds_of_older_records_are_not_shown_since_they_were_shared_out_by_passes():
+    words = {
+        "vanilla-kd": "energy, soft τ=1",
+        "muki": "mc-entropy, K=16, hard",
+        "muki-fast": "mc-entropy, K≤16 to ±0.015",
+    }
+    records = [cell(name, settings=settings, scoring_seconds=9.0) for name, settings in words.items()]
+    shown = rows_of(records, "passes of each teacher over a text")
+    assert shown == [["vanilla-kd", "1.0"], ["muki", "17.0"], ["muki-fast", "–"]]
+    assert not rows_of(records, "seconds of scoring")

@@ -272,13 +272,13 @@ class Laboratory:
         run = RunFolder(shared.root, results=self.record(cell).parent)
         scorer = self.scorer(cell.method)
         seconds = self._scored(self.config(scorer), shared)
+        own = seconds is not None and _passes_label(scorer) == _passes_label(cell.method)
         start = time.monotonic()
         pipeline.supervise(config, run)
-        passes = 0 if cell.method.needs_gold else cell.method.passes
         record = {
-            "scoring_seconds": round(seconds * (1 + passes) / (1 + scorer.passes), 3),
+            **({"scoring_seconds": seconds} if own else {}),
             "routing_seconds": round(time.monotonic() - start, 3),
-            **measure_pool(run, [row["label"] for row in self.task.pool]),
+            **measure_pool(run, cell.method, [row["label"] for row in self.task.pool]),
         }
         if cell.trained:
             pipeline.train(config, run=run)
@@ -290,16 +290,19 @@ class Laboratory:
         remove(run.supervision)
         return record
 
-    def _scored(self, config: RunConfig, shared: RunFolder) -> float:
-        """Score what is not scored; seconds that all teachers took for the pool's and test's texts together."""
-        timing = shared.root / "seconds.json"
-        start = time.monotonic()
+    def _scored(self, config: RunConfig, shared: RunFolder) -> float | None:
+        """Score what is not scored; seconds that all teachers took for the pool's and test's texts together.
+
+        None where these very scores were not made in one go: the time of a part says nothing.
+        """
+        timing = shared.root / "scoring.json"
+        before, start = _score_files(shared), time.monotonic()
         pipeline.score(config)
-        seconds = time.monotonic() - start
-        known = read_json(timing)
-        if known is None:
-            write_json(timing, round(seconds, 3))
-        return float(seconds if known is None else known)
+        seconds, after = round(time.monotonic() - start, 3), _score_files(shared)
+        if not before.items() & after.items():
+            write_json(timing, {"seconds": seconds, "files": after})
+        known = read_json(timing) or {}
+        return float(known["seconds"]) if known.get("files") == after else None
 
 
 @cache
@@ -319,6 +322,15 @@ def _content(where: str) -> object:
         for name, file in files.items()
         if not any(part.startswith(".") for part in name.parts)
     ]
+
+
+def _score_files(run: RunFolder) -> dict[str, str]:
+    """The hash of each file of scores, by its path in the run's folder."""
+    return {
+        path.relative_to(run.root).as_posix(): file_fingerprint(path)
+        for folder in ("scores", "test/scores")
+        for path in sorted((run.root / folder).rglob("*.parquet"))
+    }
 
 
 def _passes_label(method: Method) -> str:

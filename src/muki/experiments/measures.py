@@ -23,16 +23,18 @@ from muki.evaluation.outlook import foreign_outlook
 from muki.formulas import Array
 from muki.integration.stage import Supervision, load_supervision, right_probability, union_predictions
 from muki.labels import LabelSpace
+from muki.methods import Method
 from muki.predict import Classifier
 from muki.run_folder import RunFolder, Split
 from muki.texts import Text, TextShards
 
 
-def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
+def measure_pool(run: RunFolder, method: Method, gold_labels: Sequence[str]) -> dict[str, Any]:
     """How good routing and target are on the pool's texts that belong to somebody.
 
     Args:
         run: with supervision, and the scores that it was made from.
+        method: the cell's; the scores may hold more dropout passes than it reads.
         gold_labels: of the pool's texts, in order; labels outside the union belong to nobody.
     """
     space = _space(run)
@@ -48,6 +50,8 @@ def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
     right = rightly_routed(routing, gold[known], columns)
     return {
         "pool": len(gold),
+        "passes": 1
+        + (float(np.mean([one.passes for one in outputs])) if method.passes and not method.needs_gold else 0),
         "foreign": int((~known).sum()),
         "routing_accuracy": float(right.mean()),
         "routing_calibration_error": calibration_error(said[known], right),
