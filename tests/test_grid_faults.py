@@ -233,3 +233,36 @@ def test_seconds_of_older_records_are_not_shown_since_they_were_shared_out_by_pa
     shown = rows_of(records, "passes of each teacher over a text")
     assert shown == [["vanilla-kd", "1.0"], ["muki", "17.0"], ["muki-fast", "–"]]
     assert not rows_of(records, "seconds of scoring")
+
+
+def trained(method: str, accuracy: float, seed: int) -> dict[str, Any]:
+    right = np.arange(100) < round(100 * accuracy)
+    measured = {"macro_f1": accuracy, "expected_calibration_error": 0.1, "n": 100}
+    return cell(method, seed, accuracy=accuracy, correct=np.packbits(right).tobytes().hex(), **measured)
+
+
+def test_while_a_grid_is_under_way_numbers_are_of_the_seeds_that_can_be_compared():
+    records = [
+        *(trained("vanilla-kd", 0.5, seed) for seed in (0, 1)),
+        *(trained("muki", accuracy, seed) for seed, accuracy in enumerate((0.7, 0.9, 0.9))),
+        trained("muki-plus", 0.8, 0),
+        trained("oracle", 0.9, 0),
+    ]
+    assert rows_of(records, "recovered gap") == [
+        ["muki", "0.50 (1 of 3 seeds)", "0.50"],
+        ["muki-plus", "0.75 (1 of 3 seeds)", "0.75"],
+    ]
+    shown = {row[0]: row[1] for row in rows_of(records, "accuracy of the student")}
+    assert shown["vanilla-kd"] == "0.500 ± 0.000 (2 of 3 seeds)"
+    assert shown["muki"].startswith("0.833 ± ")
+    assert "seeds" not in shown["muki"]
+    assert shown["muki-plus"] == "**0.800 (1 of 3 seeds)**"  # muki's 0.833 has two seeds more
+    differences = {row[0]: row[1] for row in rows_of(records, "accuracy, difference from vanilla-kd")}
+    assert differences["muki"].startswith("+0.300 ")
+    assert differences["muki"].endswith(" (2 of 3 seeds)")
+
+
+def test_methods_without_a_common_seed_are_not_compared():
+    records = [trained("vanilla-kd", 0.5, 0), trained("muki", 0.9, 1), trained("oracle", 0.9, 1)]
+    assert rows_of(records, "accuracy of the student")[1] == ["muki", "0.900 (1 of 2 seeds)"]
+    assert rows_of(records, "recovered gap") == [["muki", "–", "–"]]
