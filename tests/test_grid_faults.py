@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from muki.engines.work import Part
 from muki.errors import ConfigError
 from muki.experiments import harness, measures
 from muki.experiments.grid import Grid, load_grid
-from muki.experiments.harness import Laboratory, cells_of
+from muki.experiments.harness import Laboratory, cells_of, compare, in_turn, write_results
 from muki.experiments.measures import measure_pool
 from muki.experiments.plots import has_student
 from muki.experiments.tables import tables
 from muki.experiments.tasks import label_groups
+from muki.files import write_json
 from muki.integration.stage import Supervision
 from muki.labels import LabelSpace
 from muki.methods import PRESETS
@@ -266,3 +269,43 @@ def test_methods_without_a_common_seed_are_not_compared():
     records = [trained("vanilla-kd", 0.5, 0), trained("muki", 0.9, 1), trained("oracle", 0.9, 1)]
     assert rows_of(records, "accuracy of the student")[1] == ["muki", "0.900 (1 of 2 seeds)"]
     assert rows_of(records, "recovered gap") == [["muki", "–", "–"]]
+
+
+# --- two processes on one grid ---------------------------------------------------------------------------------------
+
+
+def test_groups_that_another_process_works_on_come_last_and_are_waited_for(
+    settings: Grid, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    settings.seeds = [0, 1]
+    busy, may_go = threading.Event(), threading.Event()
+
+    def other() -> None:
+        for _ in in_turn(settings, [next(settings.groups())]):
+            busy.set()
+            may_go.wait(20)
+
+    def run(laboratory: Laboratory, done: harness.Cell) -> dict[str, Any]:
+        seeds.append(laboratory.group.seed)
+        threading.Timer(0.2, may_go.set).start()
+        return cell(done.name, laboratory.group.seed)
+
+    seeds: list[int] = []
+    monkeypatch.setattr(Laboratory, "run", run)
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert busy.wait(20)
+    with caplog.at_level(logging.INFO, "muki"):
+        compare(settings)
+    thread.join()
+    assert seeds == [1, 0]
+    assert "tiny, two-teachers, seed 0: waiting until another process has left it" in caplog.messages
+
+
+def test_results_are_of_all_cells_that_are_done_when_they_are_written(settings: Grid):
+    compared: list[dict[str, Any]] = []
+    assert write_results(settings, compared).startswith("0 cells")
+    found = laboratory(settings)
+    done = cells_of(settings, found.group)[0]
+    write_json(found.record(done), cell("muki", key=found.key(done), error="by another process"))
+    assert write_results(settings).startswith("1 cells, 1 failed")

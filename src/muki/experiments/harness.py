@@ -8,7 +8,8 @@ out/
 │   └── methods/<method>/              supervision, student, cell.json
 └── results.json, results.md, results.html, *.svg, grid.yaml    (in the folder `results`, if the grid names one)
 
-A cell that is done is not repeated; one that fails is noted and does not stop the others.
+A cell that is done is not repeated; one that fails is noted and does not stop the others. Several processes may work
+on one grid: each takes the groups that no other is at, and waits for the rest.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from muki import pipeline
 from muki.config import RunConfig, make_config
@@ -70,7 +72,7 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
     total = len(groups) * len(cells_of(grid, groups[0])) if groups else 0
     logger.info("%d cells in %d groups, %d to be done", total, len(groups), waiting)
     start, done = time.monotonic(), 0
-    for group in groups:
+    for group in in_turn(grid, groups):
         laboratory = Laboratory(grid, group)
         for cell in laboratory.pending():
             record = laboratory.run(cell)
@@ -78,6 +80,24 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
             left = (time.monotonic() - start) / done * (waiting - done)
             logger.info("%s; %d of %d, about %s left", _one_line(record), done, waiting, clock(left))
     return collect(grid)
+
+
+def in_turn(grid: Grid, groups: Sequence[Group]) -> Iterator[Group]:
+    """Each group, locked while the caller works on it; those that another process works on come last.
+
+    What is locked is what `groups_of` deals: a data set with a seed.
+    """
+    taken = []
+    for group in groups:
+        try:
+            with _lock(grid, f"{group.data}/.seed-{group.seed}.lock").acquire(timeout=0):
+                yield group
+        except Timeout:
+            taken.append(group)
+    for group in taken:
+        logger.info("%s: waiting until another process has left it", group)
+        with _lock(grid, f"{group.data}/.seed-{group.seed}.lock"):
+            yield group
 
 
 def groups_of(grid: Grid, part: Part) -> list[Group]:
@@ -102,8 +122,18 @@ def collect(grid: Grid) -> list[Record]:
     return records
 
 
-def write_results(grid: Grid, records: list[Record]) -> str:
-    """Write tables, plots, records and the grid, all without paths of this machine. Returns what is where."""
+def write_results(grid: Grid, records: list[Record] | None = None) -> str:
+    """Write tables, plots, records and the grid, all without paths of this machine. Returns what is where.
+
+    Args:
+        grid: the grid.
+        records: of its cells; by default those that are done by now, by other processes too.
+    """
+    with _lock(grid, ".results.lock"):
+        return _write_results(grid, collect(grid) if records is None else records)
+
+
+def _write_results(grid: Grid, records: list[Record]) -> str:
     folder = Path(grid.results or grid.output)
     records = [public(record) for record in records]
     plots = draw(records, grid)
@@ -331,6 +361,12 @@ def _score_files(run: RunFolder) -> dict[str, str]:
         for folder in ("scores", "test/scores")
         for path in sorted((run.root / folder).rglob("*.parquet"))
     }
+
+
+def _lock(grid: Grid, name: str) -> FileLock:
+    path = Path(grid.output) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
 
 
 def _passes_label(method: Method) -> str:
