@@ -27,6 +27,7 @@ from muki.methods import PRESETS
 from muki.run_folder import RunFolder
 from muki.teachers.outputs import TeacherOutputs
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 LABELS = ["art", "bank", "chess", "dance"]
 
 
@@ -309,3 +310,14 @@ def test_results_are_of_all_cells_that_are_done_when_they_are_written(settings: 
     done = cells_of(settings, found.group)[0]
     write_json(found.record(done), cell("muki", key=found.key(done), error="by another process"))
     assert write_results(settings).startswith("1 cells, 1 failed")
+
+
+# --- the committed grids ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "grids").glob("*.yaml")), ids=lambda path: path.stem)
+def test_committed_grids_load_and_are_explained_with_their_encoders(path: Path):
+    text, loaded = (BENCHMARKS / "README.md").read_text(encoding="utf-8"), load_grid(path)
+    settings = [name for one in loaded.settings.values() for name in (*one.encoders, one.student)]
+    encoders = {Path(name).name for name in (loaded.encoder, loaded.student, *settings) if name}
+    assert not [name for name in (path.stem, *encoders) if f"\n| `{name}` |" not in text]
