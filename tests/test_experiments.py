@@ -20,9 +20,10 @@ from muki.engines.work import Part
 from muki.errors import ConfigError, TextsError
 from muki.experiments import harness
 from muki.experiments.grid import Grid, Setting, load_grid
-from muki.experiments.harness import Cell, Laboratory, collect, compare, public, write_results
+from muki.experiments.harness import Cell, Laboratory, collect, compare, write_results
 from muki.experiments.measures import correct_of
 from muki.experiments.plots import draw, has_student
+from muki.experiments.results import public
 from muki.experiments.statistics import better, difference, mean_interval, recovered_gap
 from muki.experiments.tables import markdown, page
 from muki.experiments.tasks import FOREIGN, DataSet, label_groups, make_task, read_data

@@ -15,11 +15,12 @@ from muki.engines.work import Part
 from muki.errors import ConfigError
 from muki.experiments import harness, measures
 from muki.experiments.grid import Grid, load_grid
-from muki.experiments.harness import Laboratory, cells_of, compare, in_turn, write_results
+from muki.experiments.harness import Laboratory, cells_of, compare, write_results
 from muki.experiments.measures import measure_pool
 from muki.experiments.plots import has_student
 from muki.experiments.tables import tables
 from muki.experiments.tasks import label_groups
+from muki.experiments.turns import in_turn
 from muki.files import write_json
 from muki.integration.stage import Supervision
 from muki.labels import LabelSpace

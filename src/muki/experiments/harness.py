@@ -16,27 +16,23 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
-
-import yaml
-from filelock import FileLock, Timeout
 
 from muki import pipeline
 from muki.config import RunConfig, make_config
 from muki.engines.work import Part
 from muki.experiments.grid import Grid, Group, Setting
 from muki.experiments.measures import measure_answers, measure_pool
-from muki.experiments.plots import draw
+from muki.experiments.results import write
 from muki.experiments.statistics import Record
-from muki.experiments.tables import markdown, page
 from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data
+from muki.experiments.turns import in_turn, lock
 from muki.files import file_fingerprint, fingerprint, read_json, remove, write_json, write_text
 from muki.finetuning import finetune
 from muki.integration.stage import SUPERVISION_VERSION
@@ -50,9 +46,6 @@ from muki.view import VIEW_VERSION
 logger = logging.getLogger(__name__)
 
 HARNESS_VERSION = 1  # raise when the numbers of the same cell change
-
-_GRID_MARK = "# What was compared, with every setting spelled out; written by muki beside its results.\n"
-_FOLDERS = re.compile(r"(?:file://|(?<![\w/.…]))/(?:[^\s/'\":,]+/)+")  # of an absolute path; not of other URLs
 
 
 @dataclass(frozen=True)
@@ -80,24 +73,6 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
             left = (time.monotonic() - start) / done * (waiting - done)
             logger.info("%s; %d of %d, about %s left", _one_line(record), done, waiting, clock(left))
     return collect(grid)
-
-
-def in_turn(grid: Grid, groups: Sequence[Group]) -> Iterator[Group]:
-    """Each group, locked while the caller works on it; those that another process works on come last.
-
-    What is locked is what `groups_of` deals: a data set with a seed.
-    """
-    taken = []
-    for group in groups:
-        try:
-            with _lock(grid, f"{group.data}/.seed-{group.seed}.lock").acquire(timeout=0):
-                yield group
-        except Timeout:
-            taken.append(group)
-    for group in taken:
-        logger.info("%s: waiting until another process has left it", group)
-        with _lock(grid, f"{group.data}/.seed-{group.seed}.lock"):
-            yield group
 
 
 def groups_of(grid: Grid, part: Part) -> list[Group]:
@@ -129,35 +104,8 @@ def write_results(grid: Grid, records: list[Record] | None = None) -> str:
         grid: the grid.
         records: of its cells; by default those that are done by now, by other processes too.
     """
-    with _lock(grid, ".results.lock"):
-        return _write_results(grid, collect(grid) if records is None else records)
-
-
-def _write_results(grid: Grid, records: list[Record]) -> str:
-    folder = Path(grid.results or grid.output)
-    records = [public(record) for record in records]
-    plots = draw(records, grid)
-    for plot in plots:
-        write_text(folder / f"{plot.name}.svg", plot.svg)
-    write_text(folder / "results.json", json_lines(records))
-    write_text(folder / "results.md", markdown(records, plots))
-    write_text(folder / "results.html", page(records, plots))
-    write_text(folder / "grid.yaml", _GRID_MARK + yaml.safe_dump(grid.portable(), sort_keys=False, allow_unicode=True))
-    failed = sum("error" in record for record in records)
-    return f"{len(records)} cells, {failed} failed: {folder / 'results.md'}, results.html, results.json"
-
-
-def public(record: Record) -> Record:
-    """A record without what is of this machine: its key, the traceback, and folders in the error."""
-    kept = {key: value for key, value in record.items() if key not in ("key", "traceback")}
-    if "error" in kept:
-        kept["error"] = _FOLDERS.sub("…/", kept["error"])
-    return kept
-
-
-def json_lines(records: list[Record]) -> str:
-    """A JSON list with one record a line."""
-    return "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
+    with lock(grid, ".results.lock"):
+        return write(grid, collect(grid) if records is None else records)
 
 
 def cells_of(grid: Grid, group: Group) -> list[Cell]:
@@ -361,12 +309,6 @@ def _score_files(run: RunFolder) -> dict[str, str]:
         for folder in ("scores", "test/scores")
         for path in sorted((run.root / folder).rglob("*.parquet"))
     }
-
-
-def _lock(grid: Grid, name: str) -> FileLock:
-    path = Path(grid.output) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
 
 
 def _passes_label(method: Method) -> str:

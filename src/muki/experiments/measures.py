@@ -40,7 +40,7 @@ def measure_pool(run: RunFolder, method: Method, gold_labels: Sequence[str]) -> 
     space = _space(run)
     supervision, _ = load_supervision(run.supervision)
     outputs = load_outputs(run, "pool", list(space.columns), _texts(run, "pool"))
-    said = right_probability(supervision.routing, union_predictions(outputs, space))
+    said = right_probability(supervision.routing.astype(np.float64), union_predictions(outputs, space))
     columns = list(space.columns.values())
     gold = _index(gold_labels, space.label2id)
     known = gold >= 0
