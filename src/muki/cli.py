@@ -268,8 +268,8 @@ def compare(
     from muki.experiments.harness import compare as run_grid, write_results
 
     settings = load_grid(grid)
-    records = run_grid(settings, Part.parse(part) if part else None)
-    typer.echo(write_results(settings, records))
+    run_grid(settings, Part.parse(part, "--part") if part else None)
+    typer.echo(write_results(settings))
 
 
 @app.command()

@@ -19,17 +19,17 @@ from muki.integration.pool import scored_pool
 from muki.integration.stage import (
     average_weight,
     raw_weights,
-    require_supervision,
     right_probability,
     union_predictions,
 )
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
-from muki.pipeline import load_from_config, require_student, student_key, supervision_key
+from muki.pipeline import load_from_config
 from muki.predict import Classifier
 from muki.report.choose import ESTIMATED_FOREIGN, FOREIGN, contest
 from muki.report.evidence import teacher_certainty
 from muki.run_folder import RunFolder
+from muki.stale import require_student, require_supervision
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.scoring import score_texts
 from muki.teachers.survey import load_records
@@ -117,10 +117,10 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
         settings = ScoringSettings.of(config)
         outputs.append(score_texts(loaded, asked, passes=settings.passes, batch_tokens=settings.batch_tokens,
                                    keep=settings.keep))  # fmt: skip
-    require_supervision(run.supervision, supervision_key(config, run))
+    require_supervision(config, run)
     student = None
     if (run.student / "config.json").exists():
-        require_student(run, student_key(config, run))
+        require_student(config, run)
         prefix, trust = config.student.prefix, config.trust_remote_code
         student = Classifier.load(run.student, prefix=prefix, trust_remote_code=trust).probabilities(asked)
     router = scored_pool(config, run).fitted(config.method)

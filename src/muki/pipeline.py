@@ -202,7 +202,8 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
 @quiet_transformers()
 def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | None = None) -> str:
     """Train the student on the supervision. Returns its fingerprint; "" for a method without a student."""
-    from muki.integration.stage import load_supervision, require_supervision
+    from muki.integration.stage import load_supervision
+    from muki.stale import require_supervision
     from muki.student.training import train_student
 
     run, _, space = _scored(config, run)
@@ -213,7 +214,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
 
         factories = _factories(config, sources or Sources())
         return merge_teachers(factories, space, folder=run.student, record=run.training)
-    require_supervision(run.supervision, supervision_key(config, run))
+    require_supervision(config, run)
     supervision, key = load_supervision(run.supervision)
     with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext(), _timed(run, "train"):
         return train_student(
@@ -227,12 +228,11 @@ def evaluate(config: RunConfig, run: RunFolder | None = None) -> dict[str, Any]:
     """Evaluate the student, write `metrics.json`, the model card and the report."""
     from muki.evaluation.card import write_card
     from muki.evaluation.evaluate import evaluate as evaluate_stage
-    from muki.integration.stage import require_supervision
     from muki.report.make import write_report
+    from muki.stale import require_current
 
     run, records, space = _scored(config, run)
-    require_supervision(run.supervision, supervision_key(config, run))
-    require_student(run, student_key(config, run))
+    require_current(config, run)
     with _timed(run, "evaluate"):
         metrics = evaluate_stage(run, config, space)
     write_json(run.metrics, metrics)
@@ -312,40 +312,6 @@ def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder,
     if records is None or space is None:
         raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
     return run, records, space
-
-
-def supervision_key(config: RunConfig, run: RunFolder) -> str:
-    """The fingerprint that supervision of these settings, scores and texts has."""
-    from muki.integration.pool import scored_pool
-    from muki.integration.stage import SUPERVISION_VERSION
-
-    return scored_pool(config, run).fingerprint(SUPERVISION_VERSION, config.method)
-
-
-def student_key(config: RunConfig, run: RunFolder) -> str | None:
-    """The fingerprint that a student of these settings, scores and texts has; None for a method without one."""
-    from muki.student.merging import merge_fingerprint
-    from muki.student.training import student_fingerprint
-
-    _, records, space = _scored(config, run)
-    if config.method.student == "none":
-        return None
-    if config.method.student == "merged":
-        return merge_fingerprint([record.fingerprint for record in records], space)
-    return student_fingerprint(supervision_key(config, run), config.student, config.training, space)
-
-
-def require_student(run: RunFolder, fingerprint: str | None) -> None:
-    """The student in the folder is the one with this fingerprint; None asks for none.
-
-    Raises:
-        RunFolderError: it is not there, or of other settings, supervision or teachers.
-    """
-    made = (read_json(run.training) or {}).get("fingerprint")
-    if fingerprint is None or made == fingerprint:
-        return
-    found = "no finished student" if made is None else "the student there was made with other settings or supervision"
-    raise RunFolderError(f"{run.student}: {found}; run `muki train {run.root}` first")
 
 
 def _pool(run: RunFolder) -> TextShards:

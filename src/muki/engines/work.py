@@ -55,15 +55,19 @@ class Part:
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str, option: str = "--shard-of") -> Part:
         """Read `3/16`.
+
+        Args:
+            text: of this form.
+            option: where it was given, for the error.
 
         Raises:
             ConfigError: not of this form, or the number is not in 1..count.
         """
         number, _, count = text.partition("/")
         if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-            raise ConfigError(f"--shard-of {text}: expected a part and a count such as 3/16, parts counted from 1")
+            raise ConfigError(f"{option} {text}: expected a part and a count such as 3/16, parts counted from 1")
         return cls(int(number), int(count))
 
     def owns(self, pair: int) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,10 @@ class Grid(_Section):
     @classmethod
     def _named(cls, value: object) -> object:
         """A list of folders is named by the folders."""
-        return {Path(item).name: item for item in value} if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        _require_unique([Path(item).name for item in value], "name them yourself: {first: x/news, second: y/news}")
+        return {Path(item).name: item for item in value}
 
     @field_validator("methods", "routing_only", mode="before")
     @classmethod
@@ -76,7 +80,22 @@ class Grid(_Section):
             raise ValueError(
                 "expected a list of presets, or of a name with changes: - slow: {preset: muki, passes: 32}"
             )
-        return dict(_method(item) for item in value)
+        methods = [_method(item) for item in value]
+        _require_unique([name for name, _ in methods], "give each a name: - slow: {preset: muki, passes: 32}")
+        return dict(methods)
+
+    @field_validator("seeds")
+    @classmethod
+    def _different_seeds(cls, value: list[int]) -> list[int]:
+        _require_unique(value, "give each once")
+        return value
+
+    @model_validator(mode="after")
+    def _methods_once(self) -> Grid:
+        _require_unique(
+            [*self.methods, *self.routing_only], "methods and routing_only: give each method to one of them"
+        )
+        return self
 
     @model_validator(mode="after")
     def _known_data(self) -> Grid:
@@ -173,6 +192,12 @@ def load_grid(path: Path) -> Grid:
         setting.encoders = [_beside(here, encoder) for encoder in setting.encoders]
         setting.student = setting.student and _beside(here, setting.student)
     return grid
+
+
+def _require_unique(names: Sequence[object], remedy: str) -> None:
+    repeated = [str(name) for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"found more than once: {', '.join(repeated)}; {remedy}")
 
 
 def _beside(folder: Path, path: str) -> str:

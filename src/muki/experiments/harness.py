@@ -8,14 +8,14 @@ out/
 │   └── methods/<method>/              supervision, student, cell.json
 └── results.json, results.md, results.html, *.svg, grid.yaml    (in the folder `results`, if the grid names one)
 
-A cell that is done is not repeated; one that fails is noted and does not stop the others.
+A cell that is done is not repeated; one that fails is noted and does not stop the others. Several processes may work
+on one grid: each takes the groups that no other is at, and waits for the rest.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 import traceback
 from collections.abc import Mapping
@@ -24,17 +24,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from muki import pipeline
 from muki.config import RunConfig, make_config
 from muki.engines.work import Part
 from muki.experiments.grid import Grid, Group, Setting
 from muki.experiments.measures import measure_answers, measure_pool
-from muki.experiments.plots import draw
+from muki.experiments.results import write
 from muki.experiments.statistics import Record
-from muki.experiments.tables import markdown, page
 from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data
+from muki.experiments.turns import in_turn, lock
 from muki.files import file_fingerprint, fingerprint, read_json, remove, write_json, write_text
 from muki.finetuning import finetune
 from muki.integration.stage import SUPERVISION_VERSION
@@ -47,8 +45,7 @@ from muki.view import VIEW_VERSION
 
 logger = logging.getLogger(__name__)
 
-_GRID_MARK = "# What was compared, with every setting spelled out; written by muki beside its results.\n"
-_FOLDERS = re.compile(r"(?:file://|(?<![\w/.…]))/(?:[^\s/'\":,]+/)+")  # of an absolute path; not of other URLs
+HARNESS_VERSION = 1  # raise when the numbers of the same cell change
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
     total = len(groups) * len(cells_of(grid, groups[0])) if groups else 0
     logger.info("%d cells in %d groups, %d to be done", total, len(groups), waiting)
     start, done = time.monotonic(), 0
-    for group in groups:
+    for group in in_turn(grid, groups):
         laboratory = Laboratory(grid, group)
         for cell in laboratory.pending():
             record = laboratory.run(cell)
@@ -100,32 +97,15 @@ def collect(grid: Grid) -> list[Record]:
     return records
 
 
-def write_results(grid: Grid, records: list[Record]) -> str:
-    """Write tables, plots, records and the grid, all without paths of this machine. Returns what is where."""
-    folder = Path(grid.results or grid.output)
-    records = [public(record) for record in records]
-    plots = draw(records, grid)
-    for plot in plots:
-        write_text(folder / f"{plot.name}.svg", plot.svg)
-    write_text(folder / "results.json", json_lines(records))
-    write_text(folder / "results.md", markdown(records, plots))
-    write_text(folder / "results.html", page(records, plots))
-    write_text(folder / "grid.yaml", _GRID_MARK + yaml.safe_dump(grid.portable(), sort_keys=False, allow_unicode=True))
-    failed = sum("error" in record for record in records)
-    return f"{len(records)} cells, {failed} failed: {folder / 'results.md'}, results.html, results.json"
+def write_results(grid: Grid, records: list[Record] | None = None) -> str:
+    """Write tables, plots, records and the grid, all without paths of this machine. Returns what is where.
 
-
-def public(record: Record) -> Record:
-    """A record without what is of this machine: its key, the traceback, and folders in the error."""
-    kept = {key: value for key, value in record.items() if key not in ("key", "traceback")}
-    if "error" in kept:
-        kept["error"] = _FOLDERS.sub("…/", kept["error"])
-    return kept
-
-
-def json_lines(records: list[Record]) -> str:
-    """A JSON list with one record a line."""
-    return "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
+    Args:
+        grid: the grid.
+        records: of its cells; by default those that are done by now, by other processes too.
+    """
+    with lock(grid, ".results.lock"):
+        return write(grid, collect(grid) if records is None else records)
 
 
 def cells_of(grid: Grid, group: Group) -> list[Cell]:
@@ -167,13 +147,13 @@ class Laboratory:
         encoders = [*(self.setting.encoders or [self.grid.encoder]), *([student] if student else [])]
         return fingerprint(
             grid,
-            [(where, _content(where)) for where in data if where],
+            [[_content(part) for part in where.split("+")] for where in data if where],
             [_content(encoder) for encoder in encoders],
             self.setting.model_dump(exclude={"only"}),
             self.group.seed,
             cell.method.model_dump(),
             cell.trained,
-            [SCORING_VERSION, VIEW_VERSION, SUPERVISION_VERSION, TRAINING_VERSION],
+            [SCORING_VERSION, VIEW_VERSION, SUPERVISION_VERSION, TRAINING_VERSION, HARNESS_VERSION],
         )
 
     def run(self, cell: Cell) -> Record:
@@ -205,7 +185,9 @@ class Laboratory:
         for i, (labels, rows) in enumerate(zip(self.task.groups, self.task.taught, strict=True)):
             encoder = encoders[i % len(encoders)]
             training = self.grid.teacher_training.model_copy(update={"seed": 100 * self.group.seed + i})
-            key = fingerprint(encoder, labels, rows, training.model_dump(), self.grid.max_length, self.setting.prefix)
+            key = fingerprint(
+                _content(encoder), labels, rows, training.model_dump(), self.grid.max_length, self.setting.prefix
+            )
             folder = Path(self.grid.output) / "teachers" / key
             if not (folder / "config.json").exists():
                 logger.info("%s: fine-tuning teacher %d on %d texts, %d labels", self.group, i, len(rows), len(labels))
@@ -268,33 +250,37 @@ class Laboratory:
         run = RunFolder(shared.root, results=self.record(cell).parent)
         scorer = self.scorer(cell.method)
         seconds = self._scored(self.config(scorer), shared)
+        own = seconds is not None and _passes_label(scorer) == _passes_label(cell.method)
         start = time.monotonic()
         pipeline.supervise(config, run)
-        passes = 0 if cell.method.needs_gold else cell.method.passes
         record = {
-            "scoring_seconds": round(seconds * (1 + passes) / (1 + scorer.passes), 3),
+            **({"scoring_seconds": seconds} if own else {}),
             "routing_seconds": round(time.monotonic() - start, 3),
-            **measure_pool(run, [row["label"] for row in self.task.pool]),
+            **measure_pool(run, config, [row["label"] for row in self.task.pool]),
         }
         if cell.trained:
             pipeline.train(config, run=run)
             training = read_json(run.training) or {}
             record["training_seconds"] = training.get("seconds", 0.0)
             record |= measure_answers(run, config, self.task.test)
+            record["taught"] = cell.method.student == "trained" and cell.method.target == "teachers"
             remove(run.student)  # the numbers stay; a grid's students would fill the disk
         remove(run.supervision)
         return record
 
-    def _scored(self, config: RunConfig, shared: RunFolder) -> float:
-        """Score what is not scored; seconds that all teachers took for the pool's and test's texts together."""
-        timing = shared.root / "seconds.json"
-        start = time.monotonic()
+    def _scored(self, config: RunConfig, shared: RunFolder) -> float | None:
+        """Score what is not scored; seconds that all teachers took for the pool's and test's texts together.
+
+        None where these very scores were not made in one go: the time of a part says nothing.
+        """
+        timing = shared.root / "scoring.json"
+        before, start = _score_files(shared), time.monotonic()
         pipeline.score(config)
-        seconds = time.monotonic() - start
-        known = read_json(timing)
-        if known is None:
-            write_json(timing, round(seconds, 3))
-        return float(seconds if known is None else known)
+        seconds, after = round(time.monotonic() - start, 3), _score_files(shared)
+        if not before.items() & after.items():
+            write_json(timing, {"seconds": seconds, "files": after})
+        known = read_json(timing) or {}
+        return float(known["seconds"]) if known.get("files") == after else None
 
 
 @cache
@@ -304,14 +290,25 @@ def _data(where: str) -> list[DataSet]:
 
 @cache
 def _content(where: str) -> object:
-    """The bytes of all files of local folders, `a+b` for two; of a Hub id its name."""
-    folders = [Path(part) for part in where.split("+")]
+    """The bytes of a local file, or of all files that are not hidden in a folder; else `where`, which is a Hub id."""
+    path = Path(where)
+    if not path.is_dir():
+        return file_fingerprint(path) if path.is_file() else where
+    files = {file.relative_to(path): file for file in sorted(path.rglob("*")) if file.is_file()}
     return [
-        [(path.name, file_fingerprint(path)) for path in sorted(folder.iterdir()) if path.is_file()]
-        if folder.is_dir()
-        else folder.name
-        for folder in folders
+        (name.as_posix(), file_fingerprint(file))
+        for name, file in files.items()
+        if not any(part.startswith(".") for part in name.parts)
     ]
+
+
+def _score_files(run: RunFolder) -> dict[str, str]:
+    """The hash of each file of scores, by its path in the run's folder."""
+    return {
+        path.relative_to(run.root).as_posix(): file_fingerprint(path)
+        for folder in ("scores", "test/scores")
+        for path in sorted((run.root / folder).rglob("*.parquet"))
+    }
 
 
 def _passes_label(method: Method) -> str:

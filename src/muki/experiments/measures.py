@@ -22,22 +22,25 @@ from muki.evaluation.metrics import (
 from muki.evaluation.outlook import foreign_outlook
 from muki.formulas import Array
 from muki.integration.pool import load_outputs, scored_texts
-from muki.integration.stage import Supervision, load_supervision
+from muki.integration.stage import Supervision, load_supervision, right_probability, union_predictions
 from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder
 from muki.texts import Text
 
 
-def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
+def measure_pool(run: RunFolder, config: RunConfig, gold_labels: Sequence[str]) -> dict[str, Any]:
     """How good routing and target are on the pool's texts that belong to somebody.
 
     Args:
-        run: with supervision.
+        run: with supervision, and the scores that it was made from.
+        config: the run's; the scores may hold more dropout passes than its method reads.
         gold_labels: of the pool's texts, in order; labels outside the union belong to nobody.
     """
     space = _space(run)
     supervision, _ = load_supervision(run.supervision)
+    outputs = load_outputs(config, run, "pool")
+    said = right_probability(supervision.routing.astype(np.float64), union_predictions(outputs, space))
     columns = list(space.columns.values())
     gold = _index(gold_labels, space.label2id)
     known = gold >= 0
@@ -45,11 +48,13 @@ def measure_pool(run: RunFolder, gold_labels: Sequence[str]) -> dict[str, Any]:
     parts = [np.isin(gold[known], list(own)) for own in columns]
     shares = [routing_accuracy(routing[own], gold[known][own], columns) for own in parts if own.any()]
     right = rightly_routed(routing, gold[known], columns)
+    drawn = bool(config.method.passes) and not config.method.needs_gold
     return {
         "pool": len(gold),
+        "passes": 1 + (float(np.mean([one.passes for one in outputs])) if drawn else 0),
         "foreign": int((~known).sum()),
         "routing_accuracy": float(right.mean()),
-        "routing_calibration_error": calibration_error(routing.max(axis=-1), right),
+        "routing_calibration_error": calibration_error(said[known], right),
         "balanced_routing_accuracy": float(np.mean(shares)),
         "target_accuracy": accuracy(target, gold[known]),
         **foreign_outlook(supervision.foreign),

@@ -72,8 +72,10 @@ def draw(records: Sequence[Record], grid: Grid) -> list[Plot]:
 
 def has_student(record: Record) -> bool:
     """Whether a student was trained on the teachers' word; not so for ensembles, merged weights and gold targets."""
-    parts = record.get("settings", "").split(", ")
-    return "accuracy" in record and not {"no student", "merged weights", "gold labels as target"} & set(parts)
+    if "taught" in record or "accuracy" not in record:
+        return bool(record.get("taught"))
+    parts = record["settings"].split(", ")  # the committed records of 2026-11 have no `taught`
+    return not {"no student", "merged weights", "gold labels as target"} & set(parts)
 
 
 def accuracies(records: Sequence[Record], title: str) -> str:

@@ -50,6 +50,12 @@ def better(first: Sequence[Record], second: Sequence[Record]) -> bool:
     return both is not None and bool((resampled_differences(both[1], both[0]) > 0).mean() >= 0.975)
 
 
+def in_common(several: Sequence[Sequence[Record]]) -> list[list[Record]]:
+    """Of each, the records of the seeds that all have."""
+    seeds = set.intersection(*({record["seed"] for record in records} for records in several))
+    return [[record for record in records if record["seed"] in seeds] for records in several]
+
+
 def _paired(first: Sequence[Record], second: Sequence[Record]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
     """Whether each is right on each test text of the seeds that both have; None without any."""
     others = {record["seed"]: record for record in second}

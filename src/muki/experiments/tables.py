@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from muki.experiments.statistics import (
     better,
     chosen,
     difference,
+    in_common,
     mean_interval,
     recovered_gap,
     unique,
@@ -67,7 +69,7 @@ def page(records: Sequence[Record], plots: Sequence[Plot] = ()) -> str:
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Every table, setting by setting; at the end the cells that failed."""
-    good = [record for record in records if "error" not in record]
+    good = [_as_now(record) for record in records if "error" not in record]
     found = [
         table for name in unique(r["setting"] for r in good) for table in _of_setting(name, chosen(good, setting=name))
     ]
@@ -85,14 +87,19 @@ def _of_setting(name: str, records: Sequence[Record]) -> list[Table]:
     trained = [record for record in records if "accuracy" in record]
     found = []
     if trained:
-        note = "Mean ± 95 % interval over seeds (Student's t). Bold: better than the second by the paired bootstrap."
+        note = (
+            "Mean ± 95 % interval over seeds (Student's t). Bold: better than the second by the paired bootstrap, "
+            "over the seeds that all have."
+        )
         found.append(Table(f"{name}: accuracy of the student", note, _accuracy(trained)))
         note = "With the 95 % interval of a paired bootstrap over test texts, seeds joined. Positive: better."
         for base in _rivals(trained):
             found.append(Table(f"{name}: accuracy, difference from {base}", note, _differences(trained, base)))
         gaps = _gaps(trained)
         if len(gaps) > 1:
-            note = "(method − vanilla-kd) / (oracle − vanilla-kd), of mean accuracies."
+            note = (
+                "(method − vanilla-kd) / (oracle − vanilla-kd), of mean accuracies over the seeds that all three have."
+            )
             found.append(Table(f"{name}: recovered gap", note, gaps))
         found += [
             Table(f"{name}: {title}", "", _plain(trained, key))
@@ -105,14 +112,18 @@ def _of_setting(name: str, records: Sequence[Record]) -> list[Table]:
         ("routing_accuracy", "routing accuracy on the pool"),
         ("balanced_routing_accuracy", "routing accuracy, mean over the teachers' parts"),
         ("target_accuracy", "target accuracy on the pool"),
-        ("routing_calibration_error", "expected calibration error of the largest routing weight"),
+        ("routing_calibration_error", "expected calibration error of the routing"),
         ("foreign_share", "share of the pool that is called foreign"),
         ("foreign_auroc", "foreign texts, area under the ROC curve"),
     ):
         if measured := [record for record in records if key in record]:
             found.append(Table(f"{name}: {title}", "", _plain(measured, key)))
-    note = "Methods that read the same scores share their seconds, each by the passes that it needs."
-    return [*found, Table(f"{name}: seconds of scoring, against vanilla KD", note, _ratios(records))]
+    note = "The deterministic pass and the dropout passes that the method reads, mean over texts and teachers."
+    found.append(Table(f"{name}: passes of each teacher over a text", note, _costs(records, "passes")))
+    if timed := [record for record in records if "scoring_seconds" in record]:
+        note = "Of methods whose scores were made with just the passes that they read; others read scores of these."
+        found.append(Table(f"{name}: seconds of scoring", note, _costs(timed, "scoring_seconds")))
+    return found
 
 
 def _accuracy(records: Sequence[Record]) -> list[list[str]]:
@@ -121,14 +132,16 @@ def _accuracy(records: Sequence[Record]) -> list[list[str]]:
     best = {name: _best(chosen(records, data=name)) for name in data}
     rows = []
     for method in methods:
-        cells = [_number(chosen(records, method=method, data=name), "accuracy") for name in data]
+        cells = _numbers(records, method, "accuracy")
         rows.append([method, *(f"**{c}**" if best[d] == method else c for c, d in zip(cells, data, strict=True))])
     return [["method", *data], *rows]
 
 
 def _best(records: Sequence[Record]) -> str | None:
-    """The method with the highest mean accuracy, if it is better than the second beyond chance."""
-    by_method = {m: chosen(records, method=m) for m in _axes(records)[0] if m not in CEILINGS}
+    """The method with the highest mean accuracy over the seeds that all have, if it beats the second beyond chance."""
+    methods = [method for method in _axes(records)[0] if method not in CEILINGS]
+    shared = in_common([chosen(records, method=method) for method in methods]) if methods else []
+    by_method = {method: found for method, found in zip(methods, shared, strict=True) if found}
     ranked = sorted(by_method, key=lambda method: -_mean(by_method[method], "accuracy"))
     return ranked[0] if len(ranked) > 1 and better(by_method[ranked[0]], by_method[ranked[1]]) else None
 
@@ -145,50 +158,55 @@ def _differences(records: Sequence[Record], base: str) -> list[list[str]]:
     methods, data = _axes(records)
     rows = [["method", *data]]
     for method in (m for m in methods if m != base):
-        found = [
-            difference(chosen(records, method=method, data=name), chosen(records, method=base, data=name))
-            for name in data
-        ]
-        rows.append([method, *("–" if one is None else _signed(*one) for one in found)])
+        cells = []
+        for name in data:
+            here = chosen(records, data=name)
+            both = in_common([chosen(here, method=one) for one in (method, base)])
+            found = difference(*both)
+            cells.append("–" if found is None else _signed(*found) + _fewer(both[0], here))
+        rows.append([method, *cells])
     return rows
 
 
 def _gaps(records: Sequence[Record]) -> list[list[str]]:
+    """Of each data set over the seeds that all three have; the mean is over the data sets."""
     methods, data = _axes(records)
     rows = [["method", *data, "mean"]]
     if not {"vanilla-kd", "oracle"} <= set(methods):
         return rows
     for method in (m for m in methods if m not in ("vanilla-kd", "oracle")):
-        found = []
+        found, cells = [], []
         for name in data:
-            three = [chosen(records, method=one, data=name) for one in (method, "vanilla-kd", "oracle")]
-            means = [_mean(one, "accuracy") for one in three if one]
-            found.append(recovered_gap(*means) if len(means) == 3 else None)
-        known = [gap for gap in found if gap is not None]
-        cells = ["–" if gap is None else f"{gap:.2f}" for gap in found]
-        rows.append([method, *cells, f"{np.mean(known):.2f}" if known else "–"])
+            here = chosen(records, data=name)
+            three = in_common([chosen(here, method=one) for one in (method, "vanilla-kd", "oracle")])
+            gap = recovered_gap(*(_mean(one, "accuracy") for one in three)) if three[0] else None
+            found += [] if gap is None else [gap]
+            cells.append("–" if gap is None else f"{gap:.2f}{_fewer(three[0], here)}")
+        rows.append([method, *cells, f"{np.mean(found):.2f}" if found else "–"])
     return rows
 
 
 def _plain(records: Sequence[Record], key: str) -> list[list[str]]:
     methods, data = _axes(records)
-    return [
-        ["method", *data],
-        *([m, *(_number(chosen(records, method=m, data=name), key) for name in data)] for m in methods),
-    ]
+    return [["method", *data], *([method, *_numbers(records, method, key)] for method in methods)]
 
 
-def _ratios(records: Sequence[Record]) -> list[list[str]]:
+def _costs(records: Sequence[Record], key: str) -> list[list[str]]:
     methods, data = _axes(records)
     rows = [["method", *data]]
     for method in methods:
-        cells = []
-        for name in data:
-            own, base = (chosen(records, method=one, data=name) for one in (method, "vanilla-kd"))
-            known = own and base
-            cells.append(f"{_mean(own, 'scoring_seconds') / _mean(base, 'scoring_seconds'):.1f}" if known else "–")
-        rows.append([method, *cells])
+        values = [values_of(chosen(records, method=method, data=name), key) for name in data]
+        rows.append([method, *(f"{np.mean(found):.1f}" if found else "–" for found in values)])
     return rows
+
+
+def _as_now(record: Record) -> Record:
+    """The committed records of 2026-11 give passes in words, and seconds that were shared out by passes."""
+    if "passes" in record:
+        return record
+    dropout = re.search(r"K([=≤])(\d+)", record["settings"])
+    passes = None if dropout and dropout[1] == "≤" else 1 + (int(dropout[2]) if dropout else 0)
+    return {**{key: value for key, value in record.items() if key != "scoring_seconds"}, "passes": passes}
 
 
 def _axes(records: Sequence[Record]) -> tuple[list[str], list[str]]:
@@ -200,12 +218,25 @@ def _mean(records: Sequence[Record], key: str) -> float:
     return float(np.mean([record[key] for record in records]))
 
 
-def _number(records: Sequence[Record], key: str) -> str:
-    values = values_of(records, key)
-    if not values:
-        return "–"
+def _numbers(records: Sequence[Record], method: str, key: str) -> list[str]:
+    """Mean ± interval of a method on each data set, and of how many seeds where others have more."""
+    cells = []
+    for name in _axes(records)[1]:
+        here = chosen(records, data=name)
+        own = [record for record in chosen(here, method=method) if record.get(key) is not None]
+        cells.append(_number(values_of(own, key)) + _fewer(own, here) if own else "–")
+    return cells
+
+
+def _number(values: Sequence[float]) -> str:
     mean, half = mean_interval(values)
     return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}"
+
+
+def _fewer(records: Sequence[Record], others: Sequence[Record]) -> str:
+    """` (2 of 3 seeds)`, where there are others of more seeds."""
+    found, most = (len({record["seed"] for record in those}) for those in (records, others))
+    return f" ({found} of {most} seeds)" if found < most else ""
 
 
 def _signed(value: float, low: float, high: float) -> str:

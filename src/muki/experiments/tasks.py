@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from muki.errors import TextsError
+from muki.errors import ConfigError, TextsError
 from muki.experiments.grid import Grid, Setting
 from muki.texts import Columns, read
 
@@ -111,8 +112,17 @@ def label_groups(labels: Sequence[str], count: int, overlap: int = 0) -> list[li
     """Contiguous groups of labels, as equal as possible; at each border `overlap` labels are known to both neighbours.
 
     Of those, half come from each side (the odd one from the right).
+
+    Raises:
+        ConfigError: a side has fewer labels than are to come from it.
     """
     borders = [round(i * len(labels) / count) for i in range(count + 1)]
+    most = 2 * min(stop - start for start, stop in pairwise(borders))
+    if overlap > most:
+        raise ConfigError(
+            f"overlap {overlap}: more than there is on both sides of a border, with {len(labels)} labels for {count} "
+            f"teachers; give at most {most}"
+        )
     left, right = overlap // 2, overlap - overlap // 2
     groups = []
     for i in range(count):

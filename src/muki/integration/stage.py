@@ -177,19 +177,6 @@ def average_weight(folder: Path) -> float:
     return float(_summary(folder)["average_weight"])
 
 
-def require_supervision(folder: Path, fingerprint: str) -> None:
-    """The supervision there is the one with this fingerprint.
-
-    Raises:
-        RunFolderError: the stage is not finished, or was done with other settings, scores or texts.
-    """
-    if _summary(folder)["fingerprint"] != fingerprint:
-        raise RunFolderError(
-            f"{folder}: the supervision there was made with other settings, scores or texts; run "
-            f"`muki supervise {folder.parent}` first"
-        )
-
-
 def load_supervision(folder: Path) -> tuple[Supervision, str]:
     """Read the whole supervision and its fingerprint.
 
