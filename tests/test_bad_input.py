@@ -696,7 +696,11 @@ def test_a_test_file_that_cannot_be_used_costs_nothing_that_is_finished(content,
             ["training.epochs: input should be a valid number, unable to parse string as a number (found 'many')"],
         ),
         ({"method": "muki-hrd"}, [f"method: unknown method 'muki-hrd'; did you mean 'muki-hard'?; known: {METHODS}"]),
-        ({"method": {"passes": 1}}, ["method: passes: score 'mc-entropy' needs 2 or more dropout passes, found 1"]),
+        ({"method": {"passes": 0}}, ["method: passes: score 'mc-entropy' needs 1 or more dropout passes, found 0"]),
+        (
+            {"method": {"score": "bald", "passes": 1}},
+            ["method: passes: score 'bald' needs 2 or more dropout passes, found 1"],
+        ),
         ({"teachers": [{"model": "a"}]}, ["teachers: two or more teachers are needed, found 1"]),
         (
             {"teachers": [{"model": "a", "name": "x"}, {"model": "b", "name": "x"}]},

@@ -78,8 +78,9 @@ class Method(BaseModel):
             )
         if self.reweight == "probability" and not self.refines:
             raise ValueError("reweight: probability needs routing weights that are probabilities; set refinement: view")
-        if any(SCORES[part].needs_passes for part in parts_of(self.score)) and self.passes < 2:
-            raise ValueError(f"passes: score '{self.score}' needs 2 or more dropout passes, found {self.passes}")
+        fewest = max(SCORES[part].needs_passes for part in parts_of(self.score))
+        if self.passes < fewest:
+            raise ValueError(f"passes: score '{self.score}' needs {fewest} or more dropout passes, found {self.passes}")
         return self
 
     @property

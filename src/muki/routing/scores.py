@@ -84,7 +84,7 @@ class RoutingScore:
         description: one line.
         words: what a reader of the report calls it.
         reference: its source.
-        needs_passes: it reads Monte-Carlo dropout passes.
+        needs_passes: the fewest Monte-Carlo dropout passes that it can be told from; 0 where it reads none.
         needs_features: it reads the head's input.
         is_certainty: it lies in [0, 1], from a teacher that knows nothing to one that is sure.
         prior: how much it counts in a sum of scores. How usual a text is says more than how sure the teacher is.
@@ -94,7 +94,7 @@ class RoutingScore:
     description: str
     words: str
     reference: str
-    needs_passes: bool = False
+    needs_passes: int = 0
     needs_features: bool = False
     is_certainty: bool = False
     prior: float = 1.0
@@ -109,7 +109,7 @@ SCORES: dict[str, RoutingScore] = {
     "mc-entropy": RoutingScore(
         _pointwise(mc_entropy), "1 − normalised entropy of the mean over dropout passes",
         "certainty over the dropout passes",
-        "Li et al. 2022, arXiv 2210.05230", needs_passes=True, is_certainty=True,
+        "Li et al. 2022, arXiv 2210.05230", needs_passes=1, is_certainty=True,
     ),
     "entropy": RoutingScore(
         _pointwise(deterministic_entropy), "1 − normalised entropy of the deterministic pass",
@@ -119,7 +119,7 @@ SCORES: dict[str, RoutingScore] = {
     "bald": RoutingScore(
         _pointwise(mutual_information), "minus the mutual information of prediction and dropout mask",
         "agreement of the dropout passes",
-        "Houlsby et al. 2011, arXiv 1112.5745", needs_passes=True,
+        "Houlsby et al. 2011, arXiv 1112.5745", needs_passes=2,
     ),
     "energy": RoutingScore(
         _pointwise(energy), "log-sum-exp of the logits",
