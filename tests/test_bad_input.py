@@ -732,7 +732,7 @@ def test_a_test_file_that_cannot_be_used_costs_nothing_that_is_finished(content,
     ],
     ids=[
         "unknown key", "unlike any key", "unknown key in a section", "unknown training key", "a key of ours",
-        "not a number", "unknown method", "one pass", "one teacher", "one name twice", "many at once",
+        "not a number", "unknown method", "no pass", "one pass", "one teacher", "one name twice", "many at once",
         "two in training",
     ],
 )  # fmt: skip
