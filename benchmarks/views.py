@@ -1,6 +1,6 @@
 """How the default's routing depends on the neutral view and on the size of the pool, without and with label names.
 
-    python benchmarks/views.py GRID.yaml [--output FILE.json]
+    python benchmarks/views.py GRID.yaml [--data NAME …] [--output FILE.json]
 
 Takes the groups of a grid that `muki compare` has scored (`grids/routing.yaml`), one seed a data set, and fits
 `muki-plus` with other views in the place of the student's encoder: spoiled ones, early layers, random weights, the
@@ -10,63 +10,28 @@ accuracy without and with them; "kept" where the view was not trusted and the sc
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pools import METHOD, START, Pool, Record, Vectors, arguments, report
 from transformers import AutoModel
 
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.config import RunConfig, StudentConfig
-from muki.errors import MukiError
-from muki.evaluation.metrics import routing_accuracy
-from muki.experiments.grid import Group, load_grid
-from muki.experiments.harness import Laboratory
+from muki.config import StudentConfig
 from muki.formulas import Array
 from muki.integration.fitting import fit_router
-from muki.integration.pool import load_outputs
-from muki.labels import LabelSpace
-from muki.methods import PRESETS
 from muki.routing.density import unit_length
 from muki.routing.names import readable
-from muki.run_folder import RunFolder
 from muki.teachers.features import mean_state
 from muki.teachers.outputs import TeacherOutputs
-from muki.texts import Text, TextShards
-from muki.view import Encoder, neutral_view
+from muki.texts import Text
+from muki.view import Encoder
 
-METHOD = PRESETS["muki-plus"]
-START = METHOD.model_copy(update={"refinement": "none", "reweight": "none"})
 SIZES = (200, 400, 800)
 DIMENSIONS = 24
-
-Vectors = NDArray[np.float16]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid", type=Path)
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
-    grid = load_grid(args.grid)
-    records = []
-    for group in (group for group in grid.groups() if group.seed == min(grid.seeds)):
-        config = Laboratory(grid, group).config(METHOD)
-        run = RunFolder(Path(config.output))
-        if not run.config.exists():
-            print(f"{group}: not scored yet; run muki compare {args.grid} first", flush=True)
-            continue
-        record = measured(group, run, config)
-        records.append(record)
-        print("\n  ".join(f"{key}: {value}" for key, value in record.items()), flush=True)
-    if args.output:
-        args.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -77,40 +42,35 @@ class View:
     names: Vectors | None = None
 
 
-def measured(group: Group, run: RunFolder, config: RunConfig) -> dict[str, str | float]:
+def measured(pool: Pool) -> Record:
     """Routing accuracy with each view, without and with names, and of cut pools without and with refinement."""
-    space, texts = LabelSpace.load(run.labels), TextShards.load(run.texts("pool"))
-    assert space is not None and texts is not None
-    outputs = load_outputs(config, run, "pool", features=True)
-    found = neutral_view(config, run, "pool")
-    assert found is not None
-    encoder = View(np.concatenate([found(number) for number in range(len(texts.shards))]), found.names)
-    gold = np.array([space.label2id.get(text.label or "", -1) for text in texts])
-    record: dict[str, str | float] = {"data": group.data, "seed": group.seed}
-    record["start"] = routed(outputs, space, None, gold)
-    read = [*texts, *(Text(number, readable(label)) for number, label in enumerate(space.labels))]
-    views = {"encoder": encoder, **dict(others(encoder, outputs)), **dict(layers(config.student, read, len(gold)))}
+    encoder, everything = View(pool.view, pool.names), np.arange(len(pool.gold))
+    texts = [*pool.texts, *(Text(number, readable(label)) for number, label in enumerate(pool.space.labels))]
+    views = {
+        "encoder": encoder,
+        **dict(others(encoder, pool.outputs)),
+        **dict(layers(pool.config.student, texts, len(pool.gold))),
+    }
+    record: Record = {"start": routed(pool, everything, None)}
     for name, view in views.items():
-        record[name] = routed(outputs, space, View(view.texts), gold)
+        record[name] = routed(pool, everything, View(view.texts))
         if view.names is not None:
-            record[f"{name}, names"] = routed(outputs, space, view, gold)
-    order = np.random.default_rng(group.seed).permutation(len(gold))
+            record[f"{name}, names"] = routed(pool, everything, view)
+    order = np.random.default_rng(pool.group.seed).permutation(everything)
     for size in SIZES:
         some = np.sort(order[:size])
-        cut = [one.take(some) for one in outputs]
-        record[f"{size} texts, start"] = routed(cut, space, None, gold[some])
-        record[f"{size} texts"] = routed(cut, space, View(encoder.texts[some]), gold[some])
-        record[f"{size} texts, names"] = routed(cut, space, View(encoder.texts[some], encoder.names), gold[some])
+        record[f"{size} texts, start"] = routed(pool, some, None)
+        record[f"{size} texts"] = routed(pool, some, View(encoder.texts))
+        record[f"{size} texts, names"] = routed(pool, some, encoder)
     return record
 
 
-def routed(outputs: list[TeacherOutputs], space: LabelSpace, view: View | None, gold: NDArray[np.int64]) -> str | float:
-    """Routing accuracy on the texts that belong to somebody, with "kept" where the view was not trusted."""
-    texts, names = (view.texts, view.names) if view else (None, None)
-    router = fit_router(START if view is None else METHOD, outputs, space, texts, names)
-    known = gold >= 0
-    weights = router(outputs, texts).weights
-    accuracy = round(routing_accuracy(weights[known], gold[known], list(space.columns.values())), 4)
+def routed(pool: Pool, some: NDArray[np.int64], view: View | None) -> str | float:
+    """Routing accuracy of a pool of some of the texts, with "kept" where the view was not trusted."""
+    outputs = [one.take(some) for one in pool.outputs]
+    texts, names = (view.texts[some], view.names) if view else (None, None)
+    router = fit_router(START if view is None else METHOD, outputs, pool.space, texts, names)
+    accuracy = pool.accuracy(router(outputs, texts).weights, some)
     return f"{accuracy}, kept" if view is not None and router.refinement is None else accuracy
 
 
@@ -161,7 +121,4 @@ def half(vectors: Array) -> Vectors:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MukiError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    report(arguments(__doc__).parse_args(), measured)
