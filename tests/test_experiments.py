@@ -13,9 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
+from test_resume import counted, stop_after_first
 from tiny import WORDS
 
 from muki import finetuning
+from muki.config import TrainingConfig
 from muki.engines.work import Part
 from muki.errors import ConfigError, TextsError
 from muki.experiments import harness
@@ -475,6 +477,49 @@ def test_a_failed_cell_is_noted_and_tried_again(small: Path, monkeypatch: pytest
     assert [r.get("error") for r in records] == [*["MemoryError: out of memory"] * 4, None]
     monkeypatch.undo()
     assert not [r["error"] for r in compare(settings) if "error" in r]
+
+
+STOPS = [
+    "muki.experiments.harness.finetune",  # one of two teachers
+    "muki.engines.local.score_shard",
+    "muki.pipeline.supervise",
+    "muki.student.training.save_classifier",  # nothing says yet that the student is whole
+    "muki.experiments.harness.measure_answers",
+    "muki.experiments.harness.remove",  # the student is gone, and its numbers are not written
+    "muki.experiments.harness.Laboratory.run",  # the first cell is done
+    "muki.pipeline.supervise",
+    "muki.student.training.IntegrationTrainer._save_checkpoint",  # one of two epochs
+]
+
+
+def test_a_comparison_that_is_stopped_again_and_again_ends_like_an_unbroken_one(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = load_grid(small)
+    settings.seeds, settings.routing_only = [0], {}
+    settings.methods = {name: settings.methods[name] for name in ("muki", "vanilla-kd")}
+    settings.training = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, bf16=False)
+    made = [counted(monkeypatch, target) for target in STOPS[:2]]
+    unbroken = compare(settings.model_copy(update={"output": str(tmp_path / "unbroken")}))
+    once = [len(calls) for calls in made]
+
+    for target in STOPS:
+        with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+            stop_after_first(stopped, target, KeyboardInterrupt())
+            compare(settings)
+    assert [record["method"] for record in collect(settings)] == ["muki"]
+    found = compare(settings)
+    assert [len(calls) for calls in made] == [2 * calls for calls in once]  # no teacher learned or scored twice
+    assert [record["method"] for record in found] == ["muki", "vanilla-kd"]
+    for ours, theirs in zip(found, unbroken, strict=True):
+        assert "accuracy" in theirs
+        assert of_no_clock(ours) == pytest.approx(of_no_clock(theirs), abs=1e-6)
+
+
+def of_no_clock(record: dict[str, Any]) -> dict[str, Any]:
+    """What is the same each time."""
+    changes = ("date", "versions", "scoring_seconds", "routing_seconds", "training_seconds")
+    return {key: value for key, value in record.items() if key not in changes}
 
 
 def test_records_of_other_settings_are_not_collected(small: Path):

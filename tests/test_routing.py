@@ -12,15 +12,15 @@ from pydantic import ValidationError
 from muki.formulas import softmax
 from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
 from muki.integration.pool import fit_on_pool
-from muki.integration.router import fold_of
+from muki.integration.router import fold_of, neighbourhood
 from muki.integration.stage import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method
 from muki.routing.calibration import match_shares, normal_ranks, standardise
-from muki.routing.density import ClassGaussians, principal_axes
+from muki.routing.density import ClassGaussians, principal_axes, unit_length
 from muki.routing.evidence import Evidence, temper
 from muki.routing.foreign import excess_on_the_right
-from muki.routing.refinement import trust
+from muki.routing.refinement import FOLDS, Neighbourhood, PoolModel, Refined, Trust, trust
 from muki.routing.scores import SCORES, fit_scores, routing_scores
 from muki.teachers.outputs import TeacherOutputs
 
@@ -241,6 +241,20 @@ def test_two_judges_that_give_all_to_one_teacher_earn_no_trust():
     assert not trust(start, seen).earned
 
 
+def test_trust_is_earned_by_accuracy_and_by_agreement_beyond_chance():
+    assert Trust(view_accuracy=0.95, score_accuracy=0.9, beyond_chance=0.8).earned
+    assert not Trust(view_accuracy=0.95, score_accuracy=0.9, beyond_chance=0.1).earned
+    assert not Trust(view_accuracy=0.85, score_accuracy=0.9, beyond_chance=0.8).earned
+
+
+def test_a_pool_is_trusted_only_where_the_parts_of_the_score_converge():
+    good, poor = Trust(0.95, 0.9, 0.8), Trust(0.95, 0.9, 0.1)
+    found = Refined(PoolModel([], []), np.ones(2), np.zeros(2), converging=True, trust=good)
+    assert found.trusted
+    assert not replace(found, converging=False).trusted
+    assert not replace(found, trust=poor).trusted
+
+
 def test_texts_on_which_nothing_hangs_on_the_choice_say_nothing_of_trust():
     rng = np.random.default_rng(0)
     start, random_view = rng.normal(size=(4000, 2)), np.eye(2)[rng.integers(2, size=4000)]
@@ -273,6 +287,18 @@ def test_principal_axes_hold_the_variance():
     np.testing.assert_array_equal(principal_axes(x, 12), np.eye(5))
 
 
+@pytest.mark.parametrize(("n", "axes"), [(200, 50), (600, 96)])
+def test_a_small_pool_is_looked_at_in_one_dimension_for_four_texts(n: int, axes: int):
+    outputs, space, view, owner = pool(n=n)
+    turned, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(96, 24)))
+    wide = (view @ turned.T).astype(np.float16)
+    router = fit_router(PLUS, outputs, space, wide)
+    assert router.refinement is not None
+    assert router.refinement.axes.shape == (96, axes)
+    assert router.refinement.pool.models[0].means.shape == (6, axes)
+    assert right(router(outputs, wide).weights, owner) > 0.9
+
+
 def test_a_pool_that_is_too_small_to_show_its_classes_keeps_its_scores():
     outputs, space, view, _ = pool(n=149)
     router = fit_router(PLUS, outputs, space, view)
@@ -285,6 +311,8 @@ def test_noise_is_never_trusted_on_a_small_pool(seed: int):
     outputs, space, _, owner = pool(n=200, seed=seed)
     noise = np.random.default_rng(seed + 100).normal(size=(200, 24)).astype(np.float16)
     router = fit_router(PLUS, outputs, space, noise)
+    assert router.findings is not None
+    assert router.findings["refined"] == 0.0
     assert (
         right(router(outputs, noise).weights, owner)
         >= right(fit_router(START, outputs, space)(outputs).weights, owner) - 0.01
@@ -329,6 +357,28 @@ def test_overlapping_labels_are_routed_by_either_owner():
 def test_a_text_is_judged_by_a_model_that_was_fitted_without_it_wherever_it_lies():
     assert fold_of(np.arange(5)).tolist() == fold_of(np.arange(10))[:5].tolist()
     assert np.bincount(fold_of(np.arange(4000))).min() > 900
+
+
+def test_what_a_text_was_routed_to_says_nothing_of_itself_or_its_fold():
+    outputs, space, view, owner = pool(n=400)
+    texts, columns = neighbourhood(outputs, unit_length(view)), list(space.columns.values())
+    weights = np.eye(2)[owner]
+    before = PoolModel.fit(texts, weights, columns, 6).log_weights(texts)
+    weights[7] = weights[7, ::-1]
+    after = PoolModel.fit(texts, weights, columns, 6).log_weights(texts)
+    fold = texts.folds == texts.folds[7]
+    assert 0 < fold.sum() < 400
+    np.testing.assert_array_equal(after[fold], before[fold])
+    assert (after[~fold] != before[~fold]).all()
+
+
+def test_a_view_that_says_nothing_favours_no_teacher_however_many_labels_it_has():
+    columns = [range(2), range(2, 22)]
+    answers = [softmax(np.random.default_rng(i).normal(size=(40, size))) for i, size in enumerate((2, 20))]
+    texts = Neighbourhood(np.eye(4)[np.arange(40) % 4], answers, np.arange(40) % FOLDS)
+    log_prior = np.log([1 / 4] * 2 + [1 / 40] * 20)
+    model = PoolModel([ClassGaussians(np.zeros((22, 4)), np.eye(4), log_prior)] * FOLDS, columns)
+    np.testing.assert_allclose(np.exp(model.log_weights(texts)), 0.5)
 
 
 def test_weights_do_not_depend_on_the_shard_that_a_text_lies_in():
@@ -410,6 +460,26 @@ def test_two_judges_are_better_than_each():
     assert right(both, owner) > max(right(view, owner), ((scores[:, 0] > 0) == owner).mean()) + 0.05
 
 
+def test_what_both_judges_know_of_the_shares_counts_once():
+    shares = np.array([0.8, 0.2])
+    evidence = Evidence(np.ones(1), np.zeros((2, 1)), np.log(shares), np.log(shares))
+    nothing, doubt = np.log(shares), np.log([0.2, 0.8])
+    found = np.exp(evidence.log_weights([np.stack([nothing, doubt])], np.zeros((2, 1))))
+    np.testing.assert_allclose(found, [[0.8, 0.2], [0.2, 0.8]])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_teacher_keeps_its_share_where_two_judges_agree(seed: int):
+    rng = np.random.default_rng(seed)
+    owner = (rng.random(4000) < 0.1).astype(int)
+    seen, score = (2 * owner - 1 + rng.normal(size=4000) for _ in range(2))
+    voices = [np.log(softmax(np.stack([np.full(4000, np.log(9)), 2 * seen], axis=-1)))]
+    evidence = Evidence.fit(voices, score[:, None], two(4000))
+    np.testing.assert_allclose(np.exp(evidence.log_shares), [0.9, 0.1], atol=0.03)
+    weights = np.exp(evidence.log_weights(voices, score[:, None]))
+    np.testing.assert_allclose(weights.mean(axis=0), [0.9, 0.1], atol=0.03)
+
+
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 
@@ -483,18 +553,46 @@ def test_a_symmetric_distribution_has_no_excess():
     assert excess_on_the_right(np.ones(10))[1].tolist() == [0.0]
 
 
-def test_foreign_texts_are_found_and_count_little():
-    outputs, space, view, owner = pool(n=1500)
+def foreign_pool(share: float, seed: int = 0) -> tuple[list[TeacherOutputs], LabelSpace, Any, Any, Any]:
+    """`pool`, of which this share belongs to nobody; and which texts do not."""
+    outputs, space, view, owner = pool(n=1500, seed=seed)
     rng = np.random.default_rng(5)
-    outside = rng.random(1500) < 0.2
+    outside = rng.random(1500) < share
     view[outside] = (2 * rng.normal(size=(outside.sum(), 24))).astype(np.float16)
     around = 0.5 * rng.normal(size=(1500, 8))  # as far from the origin as texts of other teachers
     strange = [
         replace(one, features=np.where(outside[:, None], around, one.features).astype(np.float16)) for one in outputs
     ]
+    return strange, space, view, owner, outside
+
+
+def test_foreign_texts_are_found_and_count_little():
+    strange, space, view, owner, outside = foreign_pool(0.2)
     routing = fit_router(PLUS, strange, space, view)(strange, view)
     assert routing.foreign[outside].mean() > 0.6
     assert routing.foreign[~outside].mean() < 0.1
     weights = raw_weights(routing, np.tile([0, 3], (1500, 1)), PLUS)
     assert weights[outside].mean() < 0.4 < 0.8 < weights[~outside].mean()
     assert right(routing.weights[~outside], owner[~outside]) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pool_without_foreign_texts_has_hardly_any(seed: int):
+    outputs, space, view, _, outside = foreign_pool(0.0, seed)
+    assert not outside.any()
+    router = fit_router(PLUS, outputs, space, view)
+    assert router.findings is not None
+    assert router.findings["foreign_share"] < 0.06
+    assert (router(outputs, view).foreign > 0.5).mean() < 0.03
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_share_of_foreign_texts_is_found(seed: int):
+    found = []
+    for share in (0.05, 0.2, 0.4):
+        outputs, space, view, _, outside = foreign_pool(share, seed)
+        routing = fit_router(PLUS, outputs, space, view)(outputs, view)
+        assert routing.foreign[outside].mean() > 0.6
+        assert routing.foreign[~outside].mean() < 0.05
+        found.append(routing.foreign.mean())
+    np.testing.assert_allclose(found, [0.05, 0.2, 0.4], atol=0.08)
