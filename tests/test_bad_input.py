@@ -32,7 +32,7 @@ from muki.methods import PRESETS
 from muki.teachers.loading import load_teacher
 from muki.teachers.survey import survey
 from muki.texts import TextShards, read
-from muki.view import unit_length
+from muki.view import finite_unit_length
 
 QUICK = ["method.passes=2", "training.epochs=1", "training.batch_size=8"]
 SUFFIXES = "jsonl, csv, tsv, txt (also .gz of these) or parquet"
@@ -1054,5 +1054,5 @@ def test_a_head_without_features_is_found_before_the_texts_are_read(teachers):
 
 def test_an_encoder_that_gives_no_numbers_is_refused():
     with pytest.raises(StudentError, match="not finite"):
-        unit_length(torch.tensor([[1.0, float("inf")]]))
-    torch.testing.assert_close(unit_length(torch.tensor([[3e5, 4e5]])), torch.tensor([[0.6, 0.8]]))
+        finite_unit_length(torch.tensor([[1.0, float("inf")]]))
+    torch.testing.assert_close(finite_unit_length(torch.tensor([[3e5, 4e5]])), torch.tensor([[0.6, 0.8]]))

@@ -102,7 +102,7 @@ class Encoder:
             with torch.inference_mode():
                 inputs = {key: value.to(self.model.device) for key, value in batch.items()}
                 states = self.model(**inputs).last_hidden_state
-                vectors_ = unit_length(mean_state(states, inputs["attention_mask"]).float()).cpu().numpy()
+                vectors_ = finite_unit_length(mean_state(states, inputs["attention_mask"]).float()).cpu().numpy()
             if result is None:
                 result = np.zeros((len(texts), vectors_.shape[-1]), dtype=np.float16)
             result[index] = vectors_
@@ -117,7 +117,7 @@ def _require_encoder_class(config: Any, name: str) -> None:
         raise NoHiddenStatesError(f"student '{name}': its kind of model ({config.model_type}) has no encoder")
 
 
-def unit_length(vectors: torch.Tensor) -> torch.Tensor:
+def finite_unit_length(vectors: torch.Tensor) -> torch.Tensor:
     """Scale each row to length 1, so that half precision suffices; (b, H) to (b, H).
 
     Raises:

@@ -22,7 +22,7 @@ from muki.texts import TextShards
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PoolEvidence:
     """Arrays over the n texts of the pool, N teachers and C labels; all in the order of `rows`.
 
     Attributes:
@@ -64,7 +64,7 @@ class Evidence:
         return list(self.space.columns)
 
 
-def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> Evidence:
+def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> PoolEvidence:
     """Read the run's files; the student is loaded only where its answers are not among them.
 
     Raises:
@@ -79,7 +79,7 @@ def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> Evidence:
     if config.method.integration == "hard" and not (config.method.refines or config.method.needs_gold):
         routing = soft_weights(supervision.scores, config.method.temperature)
     predictions = union_predictions(outputs, space)
-    return Evidence(
+    return PoolEvidence(
         texts=pool,
         space=space,
         rows=supervision.rows,

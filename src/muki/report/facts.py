@@ -19,7 +19,7 @@ from muki.evaluation.evaluate import FORMAT
 from muki.files import read_json
 from muki.labels import LabelSpace
 from muki.report.choose import CONTESTED, FOREIGN, Contest, conflicting_pairs, contest, seems_foreign, worth_labelling
-from muki.report.evidence import Evidence, gather
+from muki.report.evidence import PoolEvidence, gather
 from muki.run_folder import RunFolder
 from muki.teachers.survey import TeacherRecord, load_records
 from muki.texts import Text, TextShards
@@ -131,7 +131,7 @@ class Facts:
     tested: Answered | None
     confusions: list[Confusion]
     fingerprints: dict[str, str]
-    evidence: Evidence
+    evidence: PoolEvidence
 
     @property
     def has_test(self) -> bool:
@@ -194,7 +194,7 @@ def public_name(source: str) -> str:
     return source if source == IN_MEMORY or not Path(source).is_absolute() else Path(source).name
 
 
-def _chosen_texts(seen: Evidence, found: Contest) -> dict[str, Any]:
+def _chosen_texts(seen: PoolEvidence, found: Contest) -> dict[str, Any]:
     """The texts that the page shows: examples of each pair of classes, and those worth a label."""
     pairs = conflicting_pairs(found, seen.predictions)
     everything = list(seen.texts)
@@ -220,7 +220,7 @@ def _chosen_texts(seen: Evidence, found: Contest) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _text_facts(seen: Evidence, text: Text, i: int, reasons: tuple[str, ...]) -> TextFacts:
+def _text_facts(seen: PoolEvidence, text: Text, i: int, reasons: tuple[str, ...]) -> TextFacts:
     labels = seen.space.labels
     asked = int(np.searchsorted(seen.asked, i))
     answer = seen.student[asked] if asked < len(seen.asked) and seen.asked[asked] == i else None
@@ -241,12 +241,12 @@ def _text_facts(seen: Evidence, text: Text, i: int, reasons: tuple[str, ...]) ->
     )
 
 
-def _foreign_share(seen: Evidence) -> float:
+def _foreign_share(seen: PoolEvidence) -> float:
     """A probability is averaged, which counts a doubtful text in part; a certainty is held against a threshold."""
     return float((seen.foreign if seen.foreign_estimated else seems_foreign(seen.foreign, estimated=False)).mean())
 
 
-def _heard_by_target(seen: Evidence) -> dict[str, dict[str, float]]:
+def _heard_by_target(seen: PoolEvidence) -> dict[str, dict[str, float]]:
     """Without gold labels: for each label, how much each teacher is heard on texts whose target names it."""
     top = seen.target.argmax(axis=-1)
     return {

@@ -18,7 +18,7 @@ import muki
 from muki.evaluation.method_words import cause, reference, what_weights_show, whom_it_hears
 from muki.progress import clock
 from muki.report import plots, words
-from muki.report.evidence import Evidence
+from muki.report.evidence import PoolEvidence
 from muki.report.facts import Facts, public_name
 from muki.report.tables import to_label_csv
 
@@ -229,7 +229,7 @@ def _plots(facts: Facts, colours: dict[str, str]) -> dict[str, str]:
     return drawn
 
 
-def _choice_plot(seen: Evidence) -> str:
+def _choice_plot(seen: PoolEvidence) -> str:
     if seen.right is not None:
         return plots.histogram(
             seen.right, float(np.median(seen.right)), "median", "probability, %", "Histogram of routing probabilities"
