@@ -36,7 +36,13 @@ class ClassGaussians:
     log_prior: Array
 
     @classmethod
-    def fit(cls, features: ArrayLike, assignments: ArrayLike, shrinkage: float = SHRINKAGE) -> Self:
+    def fit(
+        cls,
+        features: ArrayLike,
+        assignments: ArrayLike,
+        shrinkage: float = SHRINKAGE,
+        second_moment: Array | None = None,
+    ) -> Self:
         """Fit on soft assignments.
 
         Args:
@@ -44,14 +50,17 @@ class ClassGaussians:
             assignments: how much each text belongs to each class, shape (n, C), not negative; rows need not sum to 1.
             shrinkage: in [0, 1], how far Σ is pulled to a multiple of the identity (Ledoit and Wolf's target). More is
                 safer: with little data a sharp covariance repeats what it was fitted on.
+            second_moment: mean of x xᵀ over the texts, shape (H, H), where it is known already and rows of assignments
+                sum to 1; it does not depend on them then.
         """
         x = np.asarray(features, dtype=np.float64)
         r = np.asarray(assignments, dtype=np.float64)
         count = r.sum(axis=0) + 1e-9  # (C,)
         means = (r.T @ x) / count[:, None]  # (C, H)
         total = count.sum()
-        second = (x * r.sum(axis=1, keepdims=True)).T @ x / total
-        covariance = second - (means.T * (count / total)) @ means
+        if second_moment is None:
+            second_moment = (x * r.sum(axis=1, keepdims=True)).T @ x / total
+        covariance = second_moment - (means.T * (count / total)) @ means
         width = covariance.shape[0]
         scale = max(float(np.trace(covariance)) / width, 1e-12)
         factor = np.linalg.cholesky((1 - shrinkage) * covariance + (shrinkage + 1e-6) * scale * np.eye(width))

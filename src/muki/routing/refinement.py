@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,13 @@ class Neighbourhood:
     distributions: list[Array]
     folds: NDArray[np.int64]
 
+    @cached_property
+    def second_moments(self) -> list[Array]:
+        """For each fold the mean of v vᵀ over the texts of all others, shape (H, H): the same in every round of EM."""
+        own = [self.view[self.folds == fold] for fold in range(FOLDS)]
+        total = self.view.T @ self.view
+        return [(total - view.T @ view) / max(len(self.view) - len(view), 1) for view in own]
+
     def answers(self, columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         """Each teacher's top class as an index into the union, shape (n, N)."""
         return union_answers(self.distributions, columns)
@@ -77,7 +84,8 @@ class PoolModel:
         models = []
         for fold in range(FOLDS):
             rest = texts.folds != fold
-            models.append(ClassGaussians.fit(texts.view[rest], targets[rest], SHRINKAGE))
+            known = texts.second_moments[fold]
+            models.append(ClassGaussians.fit(texts.view[rest], targets[rest], SHRINKAGE, known))
         return cls(models, columns)
 
     def log_weights(self, texts: Neighbourhood) -> Array:
