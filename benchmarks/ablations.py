@@ -2,8 +2,8 @@
 
     python benchmarks/ablations.py GRID.yaml [--data NAME …] [--output FILE.json]
 
-Takes the groups of a grid that `muki compare` has scored (`grids/routing.yaml`), every seed. Prints the routing
-accuracy of the whole chain and of the chain with one detail taken out.
+Takes the groups of a grid that `muki compare` has scored (`grids/routing.yaml`), one seed a data set. Prints the
+routing accuracy of the whole chain and of the chain with one detail taken out.
 """
 
 from __future__ import annotations
@@ -68,4 +68,4 @@ def measured(pool: Pool) -> Record:
 
 
 if __name__ == "__main__":
-    report(arguments(__doc__).parse_args(), measured, every_seed=True)
+    report(arguments(__doc__).parse_args(), measured)

@@ -81,10 +81,10 @@ class Pool:
         return round(routing_accuracy(weights[gold >= 0], gold[gold >= 0], self.columns), 4)
 
 
-def scored_pools(grid: Grid, path: Path, data: list[str] | None, every_seed: bool = False) -> Iterator[Pool]:
-    """The pools of a grid that are scored, by default those of its first seed; says which are not."""
+def scored_pools(grid: Grid, path: Path, data: list[str] | None) -> Iterator[Pool]:
+    """The pools of a grid's first seed that are scored; says which are not."""
     for group in grid.groups():
-        if (data and group.data not in data) or not (every_seed or group.seed == min(grid.seeds)):
+        if group.seed != min(grid.seeds) or (data and group.data not in data):
             continue
         config = Laboratory(grid, group).config(METHOD)
         if (Path(config.output) / "config.yaml").exists():
@@ -106,13 +106,12 @@ def report(
     args: argparse.Namespace,
     measured: Callable[[Pool], Record],
     *,
-    every_seed: bool = False,
     change: Callable[[Grid], Grid] = lambda grid: grid,
 ) -> None:
     """Measure every pool, print its numbers, and write all to `--output`."""
     records = []
     try:
-        for pool in scored_pools(change(load_grid(args.grid)), args.grid, args.data, every_seed):
+        for pool in scored_pools(change(load_grid(args.grid)), args.grid, args.data):
             records.append({"data": pool.group.data, "seed": pool.group.seed, **measured(pool)})
             print("\n  ".join(f"{key}: {value}" for key, value in records[-1].items()), flush=True)
     except MukiError as error:
