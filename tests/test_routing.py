@@ -576,6 +576,15 @@ def test_foreign_texts_are_found_and_count_little():
     assert right(routing.weights[~outside], owner[~outside]) > 0.9
 
 
+def test_foreign_texts_of_one_topic_are_no_neighbours_that_make_each_other_at_home():
+    strange, space, view, _, outside = foreign_pool(0.2)
+    rng = np.random.default_rng(6)
+    view[outside] = rng.normal(size=24) * 2 + 0.1 * rng.normal(size=(outside.sum(), 24))
+    routing = fit_router(PLUS, strange, space, view)(strange, view)
+    assert routing.foreign[outside].mean() > 0.6
+    assert routing.foreign[~outside].mean() < 0.1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_pool_without_foreign_texts_has_hardly_any(seed: int):
     outputs, space, view, _, outside = foreign_pool(0.0, seed)

@@ -130,7 +130,7 @@ def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: 
         found = refine(texts, joined, np.append(priors, START_PRIOR), router.union, n_labels)
     pool, evidence = _two_judges(found.model, texts, parts, named)
     usual = usual_of(parts, router.method)
-    foreign = ForeignTexts.fit(x, usual)
+    foreign = ForeignTexts.fit(x, usual, known=parts.max(axis=1).sum(axis=-1))
     learned = {"view_exponent": float(evidence.exponents[0]), "foreign_share": float(foreign(x, usual).mean())}
     return replace(
         router, refinement=Refinement(axes, pool, evidence, foreign), offsets=found.offsets,

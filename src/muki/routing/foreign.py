@@ -1,7 +1,8 @@
 """Foreign texts: those that belong to none of the labels.
 
-A foreign text is unusual for every teacher and has no near neighbours in the neutral view. Standardised and added up,
-these two say how far out a text lies, x. Texts that belong to somebody lie nearly symmetrically around the mode m of
+A foreign text is unusual for every teacher, and in the neutral view it has no near neighbours among the texts that the
+teachers know best (half of the pool: foreign texts of one topic would else be neighbours to each other). Standardised
+and added up, these two say how far out a text lies, x. Texts that belong to somebody lie nearly symmetrically around the mode m of
 x; foreign ones make a bump on the right. The left side, mirrored, is what the right side would be without them, and
 the excess is foreign:
 
@@ -32,7 +33,7 @@ class ForeignTexts:
     """What tells foreign texts from others; fitted on the pool.
 
     Attributes:
-        references: neutral view of some texts of the pool, shape (m, H), rows of length 1.
+        references: neutral view of some texts of the pool that teachers know, shape (m, H), rows of length 1.
         isolation: scale of the distance to the neighbours.
         strangeness: scale of how unusual a text is for the teacher that it is most usual for.
         places: how far out, ascending, shape (G,).
@@ -46,14 +47,15 @@ class ForeignTexts:
     probabilities: Array
 
     @classmethod
-    def fit(cls, view: Array, usual: Array) -> ForeignTexts:
+    def fit(cls, view: Array, usual: Array, known: Array) -> ForeignTexts:
         """Fit on the pool.
 
         Args:
             view: neutral view, shape (n, H), rows of length 1.
             usual: how usual each text is for each teacher, comparable between teachers, shape (n, N).
+            known: how well the teacher that knows it best knows each text, shape (n,).
         """
-        references = sample(view)
+        references = sample(view[known >= np.median(known)])
         isolation, strangeness = standardise(neighbour_distance(view, references)), standardise(-usual.max(axis=-1))
         fitted = cls(references, isolation, strangeness, np.zeros(1), np.zeros(1))
         places, probabilities = excess_on_the_right(fitted.how_far_out(view, usual))
@@ -64,7 +66,7 @@ class ForeignTexts:
         return self.isolation(neighbour_distance(view, self.references)) + self.strangeness(-usual.max(axis=-1))
 
     def __call__(self, view: Array, usual: Array) -> Array:
-        """P(foreign) of each text, shape (n,), in [0, 1]; arguments as for `fit`."""
+        """P(foreign) of each text, shape (n,), in [0, 1]; arguments as the first two of `fit`."""
         result: Array = np.interp(self.how_far_out(view, usual), self.places, self.probabilities)
         return result
 
