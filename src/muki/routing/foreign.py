@@ -2,9 +2,9 @@
 
 A foreign text is unusual for every teacher, and in the neutral view it has no near neighbours among the texts that the
 teachers know best (half of the pool: foreign texts of one topic would else be neighbours to each other). Standardised
-and added up, these two say how far out a text lies, x. Texts that belong to somebody lie nearly symmetrically around the mode m of
-x; foreign ones make a bump on the right. The left side, mirrored, is what the right side would be without them, and
-the excess is foreign:
+and added up, these two say how far out a text lies, x. Texts that belong to somebody lie nearly symmetrically around
+the mode m of x; foreign ones make a bump on the right. The left side, mirrored, is what the right side would be without
+them, and the excess is foreign:
 
     P(foreign | x) = max(0, 1 − f(2m − x) / f(x))    for x > m, and never less for a text farther out
 
