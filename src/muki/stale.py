@@ -50,7 +50,7 @@ def require_student(config: RunConfig, run: RunFolder) -> None:
         return
     made = (read_json(run.training) or {}).get("fingerprint")
     if made is None:
-        raise RunFolderError(f"{run.student}: no finished student; run `muki train {run.root}` first")
+        raise RunFolderError(f"{run.student}: no student yet; run `muki train {run.root}` first")
     if made != _student_key(config, run):
         raise RunFolderError(
             f"{run.student}: the student there was made with other settings or supervision; run "
