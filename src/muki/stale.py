@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from muki.config import RunConfig
 from muki.errors import RunFolderError
 from muki.files import read_json
@@ -30,42 +32,41 @@ def require_supervision(config: RunConfig, run: RunFolder) -> None:
     Raises:
         RunFolderError: it is not there, or was made with other settings, scores or texts.
     """
-    made = (read_json(run.supervision / "supervision.json") or {}).get("fingerprint")
-    if made is None:
-        raise RunFolderError(f"{run.supervision}: no finished supervision; run `muki supervise {run.root}` first")
-    if made != _supervision_key(config, run):
-        raise RunFolderError(
-            f"{run.supervision}: the supervision there was made with other settings, scores or texts; run "
-            f"`muki supervise {run.root}` first"
-        )
+    made = _made(run.supervision / "supervision.json", run.supervision, "finished supervision", "supervise")
+    if made != scored_pool(config, run).fingerprint(SUPERVISION_VERSION, config.method):
+        raise _stale(run.supervision, "the supervision", "settings, scores or texts", "supervise")
 
 
 def require_student(config: RunConfig, run: RunFolder) -> None:
-    """The student is the run's; nothing is asked of a method without one.
+    """The student is that of the supervision, which is the run's; nothing is asked of a method without one.
 
     Raises:
         RunFolderError: it is not there, or was made with other settings or supervision.
     """
     if config.method.student == "none":
         return
-    made = (read_json(run.training) or {}).get("fingerprint")
-    if made is None:
-        raise RunFolderError(f"{run.student}: no student yet; run `muki train {run.root}` first")
-    if made != _student_key(config, run):
-        raise RunFolderError(
-            f"{run.student}: the student there was made with other settings or supervision; run "
-            f"`muki train {run.root}` first"
-        )
-
-
-def _supervision_key(config: RunConfig, run: RunFolder) -> str:
-    return scored_pool(config, run).fingerprint(SUPERVISION_VERSION, config.method)
-
-
-def _student_key(config: RunConfig, run: RunFolder) -> str:
+    made = _made(run.training, run.student, "student yet", "train")
     records, space = load_records(run.teachers), LabelSpace.load(run.labels)
     assert records is not None  # there is supervision
     assert space is not None
     if config.method.student == "merged":
-        return merge_fingerprint([record.fingerprint for record in records], space)
-    return student_fingerprint(_supervision_key(config, run), config.student, config.training, space)
+        wanted = merge_fingerprint([record.fingerprint for record in records], space)
+    else:
+        taught = _made(run.supervision / "supervision.json", run.supervision, "finished supervision", "supervise")
+        wanted = student_fingerprint(taught, config.student, config.training, space)
+    if made != wanted:
+        raise _stale(run.student, "the student", "settings or supervision", "train")
+
+
+def _made(record: Path, folder: Path, what: str, stage: str) -> str:
+    """The fingerprint that a stage has recorded."""
+    known = read_json(record)
+    if known is None:
+        raise RunFolderError(f"{folder}: no {what}; run `muki {stage} {folder.parent}` first")
+    return str(known["fingerprint"])
+
+
+def _stale(folder: Path, what: str, others: str, stage: str) -> RunFolderError:
+    return RunFolderError(
+        f"{folder}: {what} there was made with other {others}; run `muki {stage} {folder.parent}` first"
+    )
