@@ -1,0 +1,54 @@
+"""How well texts that belong to nobody are told from a pool's own.
+
+    python benchmarks/foreign.py GRID.yaml --foreign DATA_FOLDER … [--texts 400] [--data NAME …] [--output FILE.json]
+
+Takes the groups of a grid that `muki compare` has scored (`grids/routing.yaml`), one seed a data set; lets the teachers
+read texts of other data sets' tests, mixes them in, and prints the area under the ROC curve of P(foreign) and its mean.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pools import METHOD, START, Pool, Record, arguments, report
+from scipy.stats import rankdata
+
+from muki.experiments.tasks import read_data
+from muki.integration.fitting import fit_router
+from muki.integration.router import usual_of
+from muki.pipeline import load_from_config
+from muki.routing.density import unit_length
+from muki.routing.foreign import ForeignTexts
+from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.scoring import score_texts
+from muki.texts import Text
+from muki.view import Encoder
+
+
+def measured(pool: Pool, folders: list[Path], count: int) -> Record:
+    teachers = [load_from_config(teacher) for teacher in pool.config.teachers]
+    encoder, found = Encoder(pool.config.student), {}
+    for folder in folders:
+        rows = read_data(str(folder))[0].test
+        some = np.random.default_rng(0).permutation(len(rows))[:count].tolist()
+        texts = [Text(len(pool.gold) + i, rows[row]["text"]) for i, row in enumerate(some)]
+        read = [score_texts(teacher, texts, passes=0, keep="features") for teacher in teachers]
+        outputs = [TeacherOutputs.concatenate([own, more]) for own, more in zip(pool.outputs, read, strict=True)]
+        x = unit_length(np.concatenate([pool.view, encoder.encode(texts)]))
+        parts = fit_router(START, outputs, pool.space).parts(outputs)
+        usual = usual_of(parts, METHOD)
+        p = ForeignTexts.fit(x, usual, known=parts.max(axis=1).sum(axis=-1))(x, usual)
+        outside = len(texts)
+        area = (rankdata(p)[-outside:].sum() - outside * (outside + 1) / 2) / (outside * len(pool.gold))
+        found[folder.name] = f"{area:.3f}, mean {p.mean():.3f}"
+    return found
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__)
+    parser.add_argument("--foreign", type=Path, nargs="+", required=True, help="folders of data sets")
+    parser.add_argument("--texts", type=int, default=400)
+    args = parser.parse_args()
+    report(args, partial(measured, folders=args.foreign, count=args.texts))
