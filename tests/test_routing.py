@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy.stats import multivariate_normal
 
 from muki.formulas import softmax
 from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
@@ -16,12 +17,12 @@ from muki.integration.router import fold_of, neighbourhood
 from muki.integration.stage import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method
-from muki.routing.calibration import match_shares, normal_ranks, standardise
+from muki.routing.calibration import match_shares, mixture, normal_ranks, standardise
 from muki.routing.density import ClassGaussians, principal_axes, unit_length
 from muki.routing.evidence import Evidence, temper
 from muki.routing.foreign import excess_on_the_right
 from muki.routing.refinement import FOLDS, Neighbourhood, PoolModel, Refined, Trust, trust
-from muki.routing.scores import SCORES, fit_scores, routing_scores
+from muki.routing.scores import fit_scores, routing_scores
 from muki.teachers.outputs import TeacherOutputs
 
 PLUS = PRESETS["muki-plus"]
@@ -94,8 +95,8 @@ def right(weights: np.ndarray, owner: np.ndarray) -> float:
 def test_mutual_information_is_what_passes_disagree_about():
     agree = made(np.zeros((1, 2)), passes=[[[0.5, 0.5]], [[0.5, 0.5]]])
     differ = made(np.zeros((1, 2)), passes=[[[1.0, 0.0]], [[0.0, 1.0]]])
-    assert SCORES["bald"].fit(agree)(agree)[0] == pytest.approx(0.0, abs=1e-6)
-    assert SCORES["bald"].fit(differ)(differ)[0] == pytest.approx(-np.log(2), abs=1e-5)
+    assert routing_scores([agree], "bald")[:, 0][0] == pytest.approx(0.0, abs=1e-6)
+    assert routing_scores([differ], "bald")[:, 0][0] == pytest.approx(-np.log(2), abs=1e-5)
 
 
 def test_squared_distances_are_those_of_the_formula():
@@ -114,7 +115,7 @@ def test_a_text_far_from_every_class_of_the_teacher_scores_low():
     outputs, _, _, _ = pool()
     strange = replace(outputs[0], features=outputs[0].features + 5)
     for name in ("mahalanobis", "relative-mahalanobis"):
-        score = SCORES[name].fit(outputs[0])
+        score = fit_scores(outputs[:1], name)[0]
         assert score(strange).mean() < score(outputs[0]).mean() - 1
 
 
@@ -122,7 +123,32 @@ def test_a_text_far_from_every_class_of_the_teacher_scores_low():
 def test_a_class_that_no_text_of_the_pool_has_is_no_class_to_be_near_to(name: str):
     one = pool()[0][0]
     more = replace(one, logits=np.hstack([one.logits, np.full((len(one), 5), -9.0, dtype=np.float32)]))
-    np.testing.assert_allclose(SCORES[name].fit(more)(more), SCORES[name].fit(one)(one))
+    np.testing.assert_allclose(routing_scores([more], name), routing_scores([one], name))
+
+
+def test_an_in_scope_distance_is_a_log_density_of_the_teachers_own_texts():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3))).astype(np.float16)
+    found = routing_scores([made(np.zeros((500, 2)), features=x)], "in-scope-mahalanobis")[:, 0]
+    covariance = np.cov(x.T.astype(float), bias=True)
+    covariance = 0.9 * covariance + 0.1 * np.trace(covariance) / 3 * np.eye(3)
+    expected = 2 * multivariate_normal(x.mean(axis=0, dtype=float), covariance).logpdf(x) + 3 * np.log(2 * np.pi)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_an_in_scope_distance_learns_from_the_texts_that_fall_to_the_teacher_alone():
+    outputs, _, _, owner = pool((0.7, 0.3))
+    noise = 0.5 * np.random.default_rng(1).normal(size=(len(owner), 8))
+    far = [replace(o, features=np.where((owner == i)[:, None], o.features, noise)) for i, o in enumerate(outputs)]
+    plain, scoped = (right(routing_scores(far, f"{kind}mahalanobis"), owner) for kind in ("", "in-scope-"))
+    assert plain < 0.95
+    assert scoped > 0.97
+
+
+def test_a_teacher_to_whom_no_text_falls_keeps_its_distance():
+    outputs, _, _, _ = pool(n=300)
+    never = made(np.zeros((300, 3)), features=np.zeros((300, 8)))
+    assert np.isfinite(routing_scores([outputs[0], outputs[1], never], "in-scope-mahalanobis")).all()
 
 
 def test_a_text_without_neighbours_scores_low():
@@ -151,6 +177,15 @@ def test_standardised_scores_have_mean_0_and_deviation_1():
     assert z.mean() == pytest.approx(0)
     assert z.std() == pytest.approx(1)
     assert standardise(np.full(3, 7.0))(np.array([7.0])) == pytest.approx(0)
+
+
+def test_a_mixture_gives_the_log_odds_of_the_higher_hump_whatever_its_share():
+    rng = np.random.default_rng(0)
+    x = 5 + 3 * np.concatenate([rng.normal(-2, 1, 9000), rng.normal(2, 1, 1000)])
+    middle, up = mixture(x)(np.array([5.0, 8.0]))
+    assert middle == pytest.approx(np.log(1 / 9), abs=0.15)
+    assert up - middle == pytest.approx(4.0, abs=0.3)
+    assert np.isfinite(mixture(np.full(9, 7.0))(np.array([7.0, 8.0]))).all()
 
 
 def test_normal_ranks_keep_the_order_and_lose_the_tail():

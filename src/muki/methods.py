@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from muki.routing.scores import SCORES, parts_of
 
+_CALIBRATED = {"standardise": "standardised", "mixture": "mixture-calibrated"}
 GOLD = "gold"  # the routing score of the ceilings: 1 for a teacher that knows the gold label, else 0
 
 
@@ -24,8 +25,10 @@ class Method(BaseModel):
     tolerance: float | None = Field(
         None, gt=0, description="stop drawing passes once the standard error of a text's certainty is at most this"
     )
-    calibration: Literal["none", "standardise"] = Field(
-        "none", description="standardise: scores of different teachers become comparable over the pool"
+    calibration: Literal["none", "standardise", "mixture"] = Field(
+        "none",
+        description="scores of different teachers become comparable over the pool: by mean and deviation, or as the "
+        "log odds of the higher of two Gaussians",
     )
     refinement: Literal["none", "view", "view+names"] = Field(
         "none",
@@ -115,7 +118,7 @@ class Method(BaseModel):
         if self.refines and self.integration == "soft":
             rule = "soft"  # its weights are probabilities already
         others = [
-            *(["standardised scores"] if self.calibration == "standardise" else []),
+            *([f"{_CALIBRATED[self.calibration]} scores"] if self.calibration != "none" else []),
             *(["refined over the pool" + (" and by label names" if self.reads_names else "")] if self.refines else []),
             *(["gold labels as target"] if self.target == "gold" else []),
             *([f"objective {self.objective}"] if self.objective != "kl" else []),

@@ -116,8 +116,9 @@ def _routing(method: Method, refined: bool, named: bool) -> str:
         return f"Each text is taught {'' if alone else 'mostly '}by the teacher that is surest of it{alone}."
     names = [SCORES[part].words for part in parts_of(method.score)]
     scores = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    if method.calibration == "standardise":
-        scores += f", {'each ' if len(names) > 1 else ''}standardised over the pool"
+    if method.calibration != "none":
+        how = {"standardise": "standardised over the pool", "mixture": "as the log odds of the pool's higher scores"}
+        scores += f", {'each ' if len(names) > 1 else ''}{how[method.calibration]}"
     if method.refines and refined:
         words = ", with the labels' names" if named else ""
         return (

@@ -12,7 +12,7 @@ from muki.formulas import Array, softmax
 from muki.integration.router import Column, Refinement, Router, neighbourhood, usual_of, voices
 from muki.labels import LabelSpace
 from muki.methods import Method
-from muki.routing.calibration import normal_ranks, standardise
+from muki.routing.calibration import mixture, normal_ranks, standardise
 from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
@@ -156,6 +156,9 @@ def _spread(parts: Array, importance: Array) -> float:
 def _calibrated(method: Method, name: str, score: Column, pool: TeacherOutputs) -> Column:
     if method.calibration == "none":
         return score
+    if method.calibration == "mixture":
+        odds = mixture(score(pool))
+        return lambda outputs: odds(score(outputs))
     first = normal_ranks(score(pool)) if SCORES[name].needs_features else None  # distances have long tails
     values = score(pool) if first is None else first(score(pool))
     scale = standardise(values)

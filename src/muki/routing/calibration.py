@@ -6,6 +6,7 @@ Each function is fitted on one teacher's scores for the pool and gives a functio
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +29,27 @@ def normal_ranks(pool: Array) -> Scale:
     n = len(known)
     places = norm.ppf((np.arange(n) + 0.5) / n)
     return lambda scores: np.interp(scores, known, places)
+
+
+def mixture(pool: Array) -> Scale:
+    """Log odds that a score is of the higher of two Gaussians of one variance, fitted on the pool.
+
+    The higher one should be the texts that the teacher knows. Unlike `standardise` this assumes no shares, but that the
+    pool's scores show two humps; on real pools most do not (docs/method.md).
+    """
+    from sklearn.mixture import GaussianMixture
+
+    scale = standardise(pool)
+    z = scale(pool)
+    if not z.any():  # one score for all: no humps
+        return scale
+    means = np.percentile(z, [20, 80])
+    model: Any = GaussianMixture(2, covariance_type="tied", means_init=means[:, None], reg_covar=1e-3).fit(z[:, None])
+    low, high = np.argsort(model.means_[:, 0])
+    slope = (model.means_[high, 0] - model.means_[low, 0]) / model.covariances_[0, 0]
+    middle = (model.means_[high, 0] + model.means_[low, 0]) / 2
+    share = float(np.log(model.weights_[high] / model.weights_[low]))
+    return lambda scores: slope * (scale(scores) - middle) + share
 
 
 def match_shares(scores: ArrayLike, shares: ArrayLike, sharpness: float, rounds: int = 200) -> Array:

@@ -67,6 +67,11 @@ class ClassGaussians:
         whitened = solve_triangular(factor, means.T, lower=True).T
         return cls(whitened, factor, np.log(count / total))
 
+    @property
+    def log_determinant(self) -> float:
+        """`log |Σ|`."""
+        return 2 * float(np.log(np.diag(self.factor)).sum())
+
     def squared_distances(self, features: ArrayLike) -> Array:
         """Squared Mahalanobis distance to each class, shape (n, C)."""
         x = solve_triangular(self.factor, np.asarray(features, dtype=np.float64).T, lower=True).T

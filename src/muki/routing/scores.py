@@ -1,7 +1,7 @@
 """Routing scores: how sure is a teacher about each text? One number a text, higher is surer.
 
-A score is fitted on one teacher's outputs for the pool and then reads any outputs of that teacher; most need no
-fitting. They are found by name in `SCORES`; names joined by `+` are added up after calibration.
+A score is fitted on the teachers' outputs for the pool and then reads any outputs of a teacher; most need no fitting.
+They are found by name in `SCORES`; names joined by `+` are added up after calibration.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from muki.certainty import certainty
 from muki.formulas import Array, entropy, logsumexp, softmax
+from muki.routing.calibration import standardise
 from muki.routing.density import ClassGaussians, neighbour_distance, sample, unit_length
 from muki.teachers.outputs import TeacherOutputs
 
 Scorer = Callable[[TeacherOutputs], Array]
+
+_SCOPE_ROUNDS = 3  # of finding out which texts are in a teacher's scope
 
 
 def mc_entropy(outputs: TeacherOutputs) -> Array:
@@ -69,6 +72,21 @@ def fit_relative_mahalanobis(pool: TeacherOutputs) -> Scorer:
     return score
 
 
+def fit_in_scope_mahalanobis(pool: Sequence[TeacherOutputs]) -> list[Scorer]:
+    """`mahalanobis` among the texts of the pool that fall to the teacher, with the covariance's log-determinant.
+
+    Which texts fall to whom follows from the standardised score itself, beginning with `mahalanobis`. The determinant
+    makes it a log density, `−(d² + log |Σ|)`, which can be compared between teachers of features of equal width.
+    """
+    scorers = [fit_mahalanobis(one) for one in pool]
+    for _ in range(_SCOPE_ROUNDS):
+        found = [score(one) for score, one in zip(scorers, pool, strict=True)]
+        owner = np.stack([standardise(one)(one) for one in found], axis=-1).argmax(axis=-1)
+        for i in np.unique(owner):
+            scorers[i] = _log_density(pool[i].take(np.flatnonzero(owner == i)))
+    return scorers
+
+
 def fit_neighbours(pool: TeacherOutputs) -> Scorer:
     """Minus the distance of the teacher's features to near neighbours among the pool's."""
     references = sample(unit_length(_features(pool)))
@@ -80,7 +98,7 @@ class RoutingScore:
     """A routing score with what it needs and where it comes from.
 
     Attributes:
-        fit: from a teacher's outputs for the pool to a function of its outputs.
+        fit: from the teachers' outputs for the pool to one function of a teacher's outputs for each.
         description: one line.
         words: what a reader of the report calls it.
         reference: its source.
@@ -90,7 +108,7 @@ class RoutingScore:
         prior: how much it counts in a sum of scores. How usual a text is says more than how sure the teacher is.
     """
 
-    fit: Callable[[TeacherOutputs], Scorer]
+    fit: Callable[[Sequence[TeacherOutputs]], list[Scorer]]
     description: str
     words: str
     reference: str
@@ -100,9 +118,14 @@ class RoutingScore:
     prior: float = 1.0
 
 
-def _pointwise(function: Scorer) -> Callable[[TeacherOutputs], Scorer]:
+def _alone(fit: Callable[[TeacherOutputs], Scorer]) -> Callable[[Sequence[TeacherOutputs]], list[Scorer]]:
+    """A score that is fitted for each teacher without the others."""
+    return lambda pool: [fit(one) for one in pool]
+
+
+def _pointwise(function: Scorer) -> Callable[[Sequence[TeacherOutputs]], list[Scorer]]:
     """A score that looks at one text at a time and needs no fitting."""
-    return lambda pool: function
+    return _alone(lambda pool: function)
 
 
 SCORES: dict[str, RoutingScore] = {
@@ -132,17 +155,22 @@ SCORES: dict[str, RoutingScore] = {
         "Hendrycks et al. 2022, arXiv 1911.11132",
     ),
     "mahalanobis": RoutingScore(
-        fit_mahalanobis, "minus the squared distance of the features to the nearest class",
+        _alone(fit_mahalanobis), "minus the squared distance of the features to the nearest class",
         "Mahalanobis distance (how usual the text is for it)",
         "Lee et al. 2018, arXiv 1807.03888; statistics from the pool", needs_features=True, prior=2.0,
     ),
     "relative-mahalanobis": RoutingScore(
-        fit_relative_mahalanobis, "mahalanobis, less the distance to one Gaussian for all texts",
+        _alone(fit_relative_mahalanobis), "mahalanobis, less the distance to one Gaussian for all texts",
         "relative Mahalanobis distance (how usual the text is for it)",
         "Ren et al. 2021, arXiv 2106.09022; statistics from the pool", needs_features=True, prior=8.0,
     ),
+    "in-scope-mahalanobis": RoutingScore(
+        fit_in_scope_mahalanobis, "log density of the features among the texts that fall to the teacher",
+        "Mahalanobis distance among its own texts (how usual the text is for it)",
+        "Lee et al. 2018, arXiv 1807.03888; statistics from its part of the pool", needs_features=True, prior=2.0,
+    ),
     "neighbours": RoutingScore(
-        fit_neighbours, "minus the distance of the features to near neighbours",
+        _alone(fit_neighbours), "minus the distance of the features to near neighbours",
         "distance to near neighbours (how usual the text is for it)",
         "Sun et al. 2022, arXiv 2204.06507; neighbours from the pool", needs_features=True, prior=2.0,
     ),
@@ -175,7 +203,7 @@ def fit_scores(pool: list[TeacherOutputs], name: str) -> list[Scorer]:
         raise ValueError(f"score '{name}' needs dropout passes, and these outputs have none")
     if score.needs_features and any(one.features is None for one in pool):
         raise ValueError(f"score '{name}' needs features, and these outputs have none")
-    return [score.fit(one) for one in pool]
+    return score.fit(pool)
 
 
 def routing_scores(outputs: list[TeacherOutputs], score: str) -> Array:
@@ -194,6 +222,12 @@ def _own_classes(pool: TeacherOutputs) -> ClassGaussians:
     """Gaussians of the classes that the teacher finds in the pool: of the others nothing is known."""
     predicted = pool.logits.argmax(axis=-1)
     return ClassGaussians.fit(_features(pool), predicted[:, None] == np.unique(predicted))
+
+
+def _log_density(own: TeacherOutputs) -> Scorer:
+    """Twice the log density in the nearest of the classes that these texts show, up to a constant."""
+    model = _own_classes(own)
+    return lambda outputs: -model.squared_distances(_features(outputs)).min(axis=-1) - model.log_determinant
 
 
 def _features(outputs: TeacherOutputs) -> NDArray[np.float16]:
