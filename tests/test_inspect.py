@@ -78,6 +78,26 @@ def test_zero_dropout_is_told_but_no_fault_of_a_method_without_passes(
     assert list(seen.cost.seconds) == ["start", "score", "supervise", "train", "evaluate"]
 
 
+def test_copies_of_one_base_are_pointed_out(tmp_path: Path, settings: Settings, teachers: list[Path]):
+    bases = "\n\nbases: "
+    seen = inspect(make_config(settings(), "test"))
+    assert f"{bases}different (news and culture: BertForSequenceClassification and RobertaForSe" in rendered(seen)
+    assert "weight-merge" not in {one.about for one in seen.findings}  # no fault of a method that trains a student
+    assert (
+        "problem weight-merge: different bases, news and culture: BertForSequenceClassification and "
+        "RobertaForSequenceClassification; only copies of one base can be averaged: choose a method that trains a "
+        "student"
+    ) in said(settings(method="weight-merge"))
+    original = save_teacher(tmp_path / "original", "bert", ["sports", "politics"], seed=1)
+    copy = shutil.copytree(original, tmp_path / "copy")
+    content = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    content.update(id2label={"0": "rain", "1": "snow"}, label2id={"rain": 0, "snow": 1})
+    (copy / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    seen = inspect(make_config(settings(teachers=[teacher(original), teacher(copy)], method="weight-merge"), "test"))
+    assert [one for one in seen.findings if one.level == "problem"] == []
+    assert f"{bases}one for all teachers; --method weight-merge averages their weights in seconds" in rendered(seen)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "line"),
     [

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from muki import pipeline as stages
 from muki.config import make_config
-from muki.errors import ConfigError, StudentError
+from muki.errors import ConfigError, TeacherError
 from muki.integration.stage import load_supervision
 from muki.labels import union
 from muki.methods import PRESETS, preset_name
@@ -164,13 +164,14 @@ def test_weight_merge_averages_bases_and_pads_heads(settings: Any, tmp_path: Pat
 
 
 def test_weight_merge_refuses_other_bases(settings: Any):
-    with pytest.raises(StudentError) as error:
+    with pytest.raises(TeacherError) as error:
         run(settings, "weight-merge")
     assert str(error.value) == (
         "weight-merge: teachers 'news' and 'culture' have different bases (BertForSequenceClassification and "
         "RobertaForSequenceClassification); only copies of one base can be averaged: choose a method that trains a "
         "student"
     )
+    assert not list(Path(settings()["output"]).glob("**/scores*"))  # found before any text is scored
 
 
 def test_weight_merge_refuses_two_trainings_of_one_architecture(settings: Any, tmp_path: Path):
@@ -180,7 +181,7 @@ def test_weight_merge_refuses_two_trainings_of_one_architecture(settings: Any, t
     torch.nn.init.normal_(other.get_input_embeddings().weight)
     shutil.copytree(paths[0], paths[1])
     other.save_pretrained(paths[1])
-    with pytest.raises(StudentError, match=r"their word embeddings have little in common: cosine -?0\.0"):
+    with pytest.raises(TeacherError, match=r"their word embeddings have little in common: cosine -?0\.0"):
         run(settings, "weight-merge", teachers=[{"model": str(path), "max_length": 32} for path in paths])
 
 

@@ -137,7 +137,8 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
         factories = _factories(config, sources)  # reads what a process that held the lock before has recorded
         texts = cut_texts(config, run, sources)
         models = {teacher.name or "": teacher.model for teacher in config.teachers}
-        records = survey(factories, models, passes=config.method.passes, keep=ScoringSettings.of(config).keep)
+        keep, one_base = ScoringSettings.of(config).keep, config.method.student == "merged"
+        records = survey(factories, models, passes=config.method.passes, keep=keep, one_base=one_base)
         space = label_space(records)
         check_ahead(config, space, texts)
         config.save(run.config)  # only now: settings that cannot work must not replace those of finished work

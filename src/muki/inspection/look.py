@@ -25,6 +25,7 @@ from muki.report.choose import FOREIGN
 from muki.report.evidence import teacher_certainty
 from muki.routing.scores import available, parts_of
 from muki.student.model import load_tokenizer
+from muki.teachers.bases import Base, base_of, difference
 from muki.teachers.dropout import dropout_rates
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.provenance import provenance
@@ -91,7 +92,10 @@ class SampleLook:
 
 @dataclass
 class Inspection:
-    """Everything that was seen; parts that could not be looked at are None, and a finding says why."""
+    """Everything that was seen; parts that could not be looked at are None, and a finding says why.
+
+    `bases` says why the teachers' weights cannot be averaged; empty if they can, since all are copies of one base.
+    """
 
     teachers: list[TeacherLook] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -99,6 +103,7 @@ class Inspection:
     texts: TextsLook | None = None
     test: int = 0
     student: Tokens | None = None
+    bases: str | None = None
     sample: SampleLook | None = None
     cost: Estimate | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -181,6 +186,7 @@ def _teachers(config: RunConfig, seen: Inspection, sample: list[Text]) -> dict[s
     """Load, look at and measure each teacher in turn, one in memory at a time; by name what could be measured."""
     measured: dict[str, tuple[TeacherOutputs, Speed]] = {}
     fingerprints: dict[str, str] = {}
+    bases: list[Base] = []
     for wanted in config.teachers:
         name = wanted.name or ""
         logger.info("looking at teacher %s", name)
@@ -193,6 +199,7 @@ def _teachers(config: RunConfig, seen: Inspection, sample: list[Text]) -> dict[s
         if twin != name:
             said = f"the same model as teacher {twin}"
             seen.findings.append(Finding("problem", f"teacher {name}", said, "give each teacher once"))
+        bases.append(base_of(teacher))
         differ = False
         try:
             differ = _passes_differ(config, teacher, seen)
@@ -200,7 +207,18 @@ def _teachers(config: RunConfig, seen: Inspection, sample: list[Text]) -> dict[s
         except MukiError as error:
             seen.findings.append(_problem(error))
         seen.teachers.append(_teacher_look(wanted, teacher, differ, seen))
+    if len(bases) == len(config.teachers):
+        seen.bases = _bases(bases)
+    if seen.bases and config.method.student == "merged":
+        remedy = "only copies of one base can be averaged: choose a method that trains a student"
+        seen.findings.append(Finding("problem", "weight-merge", f"different bases, {seen.bases}", remedy))
     return measured
+
+
+def _bases(bases: Sequence[Base]) -> str:
+    """The first teacher whose base is not that of the first of all, with the reason; empty if there is none."""
+    reasons = ((other.name, difference(bases[0], other)) for other in bases[1:])
+    return next((f"{bases[0].name} and {name}: {reason}" for name, reason in reasons if reason), "")
 
 
 def _passes_differ(config: RunConfig, teacher: Teacher, seen: Inspection) -> bool:

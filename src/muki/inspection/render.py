@@ -13,7 +13,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 def rendered(seen: Inspection) -> str:
     """What was seen, then what is wrong, then the cost: the end is what a terminal shows."""
     parts = [_teacher(teacher) for teacher in seen.teachers]
-    parts += [_labels(seen), _texts(seen), _sample(seen), _findings(seen)]
+    parts += [_bases(seen), _labels(seen), _texts(seen), _sample(seen), _findings(seen)]
     if seen.cost:
         parts.append(cost_line(seen.cost))
     return "\n\n".join(part for part in parts if part)
@@ -50,6 +50,14 @@ def _teacher(teacher: TeacherLook) -> str:
         + (f"; base {', '.join(teacher.base_models)}" if teacher.base_models else ""),
     ]
     return "\n".join(lines)
+
+
+def _bases(seen: Inspection) -> str:
+    if seen.bases is None or len(seen.teachers) < 2:
+        return ""
+    if seen.bases:
+        return f"bases: different ({seen.bases}); the teachers' weights cannot be averaged"
+    return "bases: one for all teachers; --method weight-merge averages their weights in seconds: compare with it"
 
 
 def _labels(seen: Inspection) -> str:

@@ -10,7 +10,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from muki.errors import StudentError
 from muki.files import digests, fingerprint, read_json, remove, unchanged, write_json
 from muki.labels import LabelSpace
 from muki.student.training import save_classifier
+from muki.teachers.bases import Base, base_of, require_one_base
 
 if TYPE_CHECKING:
     from muki.teachers.loading import Teacher
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 State = dict[str, torch.Tensor]
-
-_SAME_BASE = 0.95  # cosine of word embeddings: copies of one base have more than 0.99, MiniLM-L6 and -L3 have 0.88
 
 
 def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *, folder: Path, record: Path) -> str:
@@ -44,16 +43,18 @@ def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *
         the fingerprint of the merged model.
 
     Raises:
-        StudentError: two teachers do not have the same base.
+        TeacherError: two teachers do not have the same base.
     """
     total: State = {}
     fingerprints: list[str] = []
     first: Teacher | None = None
+    base: Base | None = None
     for name, factory in factories.items():
         teacher = factory()
         first = first or teacher
+        base = base or base_of(teacher)
+        require_one_base(base, base_of(teacher))
         state = padded_state(teacher, space)
-        _require_same_base(first, teacher, total, state)
         total = {key: value.clone() if key not in total else total[key] + value for key, value in state.items()}
         fingerprints.append(teacher.fingerprint)
         logger.info("merging: %s added", name)
@@ -103,32 +104,6 @@ def _head(teacher: Teacher) -> str:
             f"{len(teacher.labels)} outputs; choose a method that trains a student"
         )
     return str(names[-1])
-
-
-def _require_same_base(first: Teacher, other: Teacher, total: State, state: State) -> None:
-    reason = ""
-    if type(first.model) is not type(other.model):
-        reason = f"{type(first.model).__name__} and {type(other.model).__name__}"
-    elif total and {k: v.shape for k, v in total.items()} != {k: v.shape for k, v in state.items()}:
-        reason = f"{first.parameters / 1e6:.1f}M and {other.parameters / 1e6:.1f}M parameters, other shapes"
-    elif first.tokenizer.get_vocab() != other.tokenizer.get_vocab():
-        reason = "other tokenizers"
-    elif _likeness(first, other) < _SAME_BASE:
-        reason = f"their word embeddings have little in common: cosine {_likeness(first, other):.2f}"
-    if reason:
-        raise StudentError(
-            f"weight-merge: teachers '{first.name}' and '{other.name}' have different bases ({reason}); only copies of "
-            "one base can be averaged: choose a method that trains a student"
-        )
-
-
-def _likeness(first: Teacher, other: Teacher) -> float:
-    """Cosine of their word embeddings, all numbers in a row: near 1 for copies of one base, however they were tuned."""
-    a, b = (
-        cast(nn.Embedding, one.model.get_input_embeddings()).weight.detach().double().flatten()
-        for one in (first, other)
-    )
-    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
 def _empty(teacher: Teacher, space: LabelSpace) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from muki.errors import TeacherError
 from muki.files import read_json, write_json
 from muki.labels import LabelSpace, union
+from muki.teachers.bases import Base, base_of, require_one_base
 from muki.teachers.dropout import dropout_rates
 from muki.teachers.loading import Teacher
 from muki.teachers.scoring import probe_dropout, probe_kept
@@ -35,7 +36,12 @@ class TeacherRecord:
 
 
 def survey(
-    factories: Mapping[str, TeacherFactory], sources: Mapping[str, str], *, passes: int, keep: str = ""
+    factories: Mapping[str, TeacherFactory],
+    sources: Mapping[str, str],
+    *,
+    passes: int,
+    keep: str = "",
+    one_base: bool = False,
 ) -> list[TeacherRecord]:
     """Load each teacher once, one in memory at a time.
 
@@ -44,12 +50,14 @@ def survey(
         sources: each teacher's name and where it comes from, for the record.
         passes: dropout passes the method wants; if any, each teacher must prove that its passes differ.
         keep: what else of a pass the method needs; each teacher must show it.
+        one_base: the method averages the teachers' weights, so all must be copies of one base.
 
     Raises:
-        TeacherError: a teacher cannot be used, or two are the same model.
+        TeacherError: a teacher cannot be used, two are the same model, or their bases differ where they must not.
         DropoutError: dropout passes are wanted and do not differ.
     """
     records: list[TeacherRecord] = []
+    base: Base | None = None
     for name, factory in factories.items():
         teacher = factory()
         twin = next((r.name for r in records if r.fingerprint == teacher.fingerprint), None)
@@ -58,6 +66,9 @@ def survey(
                 f"teachers '{twin}' and '{name}': the same model twice (equal weights, labels and tokenizer); "
                 "give each teacher once"
             )
+        if one_base:
+            base = base or base_of(teacher)
+            require_one_base(base, base_of(teacher))
         if passes:
             probe_dropout(teacher)
         probe_kept(teacher, keep)
