@@ -960,6 +960,12 @@ def test_a_student_of_earlier_settings_is_not_evaluated_as_one_of_the_new(tmp_pa
     stages.supervise(longer)
     with pytest.raises(RunFolderError, match="was made with other settings or supervision; run `muki train"):
         stages.evaluate(longer)
+    result = invoke("evaluate", write_yaml(tmp_path / "longer.yaml", longer.model_dump(mode="json", exclude_none=True)))
+    assert result.exit_code == 2
+    assert result.stderr.endswith(  # and no hint to continue, which would name the settings of before
+        f"muki: {tmp_path}/run/student: the student there was made with other settings or supervision; run `muki "
+        "train` first, with the run file and settings that you gave here\n"
+    )
 
 
 def test_scores_of_earlier_test_texts_are_not_evaluated_as_those_of_the_new(tmp_path: Path, finished: Folder):

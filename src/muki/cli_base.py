@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from muki.errors import MukiError, OutputTakenError, first_line
+from muki.errors import MukiError, OutputTakenError, StaleError, first_line
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or its YAML file")]
 
@@ -30,7 +30,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except MukiError as error:
-            _fail(str(error), 2, resumable=not isinstance(error, OutputTakenError))
+            _fail(str(error), 2, resumable=not isinstance(error, OutputTakenError | StaleError))
         except KeyboardInterrupt:
             _fail("stopped", 130)
         except OSError as error:

@@ -39,6 +39,10 @@ class RunFolderError(MukiError):
     """The run folder lacks what this stage needs."""
 
 
+class StaleError(RunFolderError):
+    """What lies in the run folder is of other settings, scores or texts: an earlier stage has to be run again."""
+
+
 class OutputTakenError(RunFolderError):
     """The output holds something else, which is left alone."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from muki.config import RunConfig
-from muki.errors import RunFolderError
+from muki.errors import RunFolderError, StaleError
 from muki.files import read_json
 from muki.integration.pool import scored_pool
 from muki.integration.stage import SUPERVISION_VERSION
@@ -30,7 +30,8 @@ def require_supervision(config: RunConfig, run: RunFolder) -> None:
     """The supervision is the run's.
 
     Raises:
-        RunFolderError: it is not there, or was made with other settings, scores or texts.
+        RunFolderError: it is not there.
+        StaleError: it was made with other settings, scores or texts.
     """
     made = _made(run.supervision / "supervision.json", run.supervision, "finished supervision", "supervise")
     if made != scored_pool(config, run).fingerprint(SUPERVISION_VERSION, config.method):
@@ -41,7 +42,8 @@ def require_student(config: RunConfig, run: RunFolder) -> None:
     """The student is that of the supervision, which is the run's; nothing is asked of a method without one.
 
     Raises:
-        RunFolderError: it is not there, or was made with other settings or supervision.
+        RunFolderError: it is not there.
+        StaleError: it was made with other settings or supervision.
     """
     if config.method.student == "none":
         return
@@ -66,7 +68,8 @@ def _made(record: Path, folder: Path, what: str, stage: str) -> str:
     return str(known["fingerprint"])
 
 
-def _stale(folder: Path, what: str, others: str, stage: str) -> RunFolderError:
-    return RunFolderError(
-        f"{folder}: {what} there was made with other {others}; run `muki {stage} {folder.parent}` first"
+def _stale(folder: Path, what: str, others: str, stage: str) -> StaleError:
+    return StaleError(
+        f"{folder}: {what} there was made with other {others}; run `muki {stage}` first, with the run file and "
+        "settings that you gave here"
     )
