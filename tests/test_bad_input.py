@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -14,18 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import commands
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from click.testing import Result
+from commands import QUIET, invoke
 from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
 from tiny import byte_bpe, model_and_tokenizer, save_encoder, save_teacher
-from typer.testing import CliRunner
 
-from muki.cli import _Run, app
 from muki.errors import LabelError, StudentError, TeacherError, TextsError
 from muki.labels import union
 from muki.methods import PRESETS
@@ -43,9 +42,6 @@ REMOTE = "its checkpoint wants to run code of its own (config.json has auto_map)
 # --- the command line, and what it says ------------------------------------------------------------------------------
 
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
-
-
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has a folder of its own, and a look-up on the Hub fails at once."""
@@ -55,22 +51,13 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def muki(*args: object) -> Result:
-    """Run a command as if in a process of its own."""
-    logger = logging.getLogger("muki")
-    before = logger.handlers[:], logger.level, logger.propagate
-    try:
-        return CliRunner(env=QUIET).invoke(app, ["-q", *map(str, args)], catch_exceptions=False)
-    finally:
-        logger.handlers[:], level, logger.propagate = before
-        logger.setLevel(level)
-        _Run.config = None
+    """Run a command that reports no progress."""
+    return invoke("-q", *args)
 
 
 def works(*args: object) -> str:
     """Run a command that must succeed; what it warned about."""
-    result = muki(*args)
-    assert (result.exit_code, result.exception) == (0, None), result.stderr
-    return result.stderr
+    return commands.works("-q", *args).stderr
 
 
 def assert_refused(message: str, *args: object, continues: Path | None = None) -> None:

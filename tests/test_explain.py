@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from commands import invoke, works
 from conftest import write_jsonl
 from test_report import make_run
-from test_run import invoke, works
 
 from muki.explain import Explanation, Voice, assemble, rendered, sentence
 from muki.labels import union

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from commands import invoke, works
 from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
-from test_run import invoke, works
 from tiny import save_teacher
 
 from muki.config import TeacherConfig, load_config, make_config

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from commands import invoke, works
 from conftest import write_jsonl
 from huggingface_hub import ModelCard
 from test_report import Page, make_run
-from test_run import invoke, works
 from tiny import save_teacher
 
 from muki.evaluation.metrics import macro_f1_interval

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from commands import invoke, works
 from conftest import write_jsonl
-from test_run import invoke, works
 from tiny import save_teacher
 
 from muki.config import load_config

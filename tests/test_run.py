@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from click.testing import Result
+from commands import QUIET, invoke, works
 from conftest import write_jsonl
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -32,11 +33,9 @@ from scipy.stats import entropy
 from sklearn.metrics import f1_score
 from tiny import WORDS, save_teacher
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-from typer.testing import CliRunner
 
 import muki
 from muki import pipeline as stages
-from muki.cli import _Run, app
 from muki.config import TrainingConfig, make_config
 from muki.errors import RunFolderError
 from muki.evaluation.card import _card_data
@@ -46,32 +45,12 @@ from muki.run_folder import RunFolder
 from muki.student.data import split_holdout
 from muki.student.training import steps_per_epoch, training_arguments
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
 NEWS, CULTURE = ("sports", "politics", "business"), ("technology", "health", "film")
 FLOAT32 = {"bf16": False}  # whatever this machine computes faster
 QUICK = {"method": "muki-no-mc", "epochs": 1, "batch_size": 8, "max_length": 32}
 
 
 # --- to run, and to read what lies in a run folder -------------------------------------------------------------------
-
-
-def invoke(*args: object) -> Result:
-    """Run a command as if in a process of its own."""
-    logger = logging.getLogger("muki")
-    before = logger.handlers[:], logger.level, logger.propagate
-    try:
-        return CliRunner(env=QUIET).invoke(app, [*map(str, args)], catch_exceptions=False)
-    finally:
-        logger.handlers[:], level, logger.propagate = before
-        logger.setLevel(level)
-        _Run.config = None
-
-
-def works(*args: object) -> Result:
-    """Run a command that must succeed."""
-    result = invoke(*args)
-    assert (result.exit_code, result.exception) == (0, None), result.stderr
-    return result
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> Path:

@@ -1,0 +1,31 @@
+"""Commands of `muki`, run inside the tests' own process as if each had one for itself."""
+
+from __future__ import annotations
+
+import logging
+
+from click.testing import Result
+from typer.testing import CliRunner
+
+from muki.cli import _Run, app
+
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
+
+
+def invoke(*args: object) -> Result:
+    """Run a command."""
+    logger = logging.getLogger("muki")
+    before = logger.handlers[:], logger.level, logger.propagate
+    try:
+        return CliRunner(env=QUIET).invoke(app, [*map(str, args)], catch_exceptions=False)
+    finally:
+        logger.handlers[:], level, logger.propagate = before
+        logger.setLevel(level)
+        _Run.config = None
+
+
+def works(*args: object) -> Result:
+    """Run a command that must succeed."""
+    result = invoke(*args)
+    assert (result.exit_code, result.exception) == (0, None), result.stderr
+    return result
