@@ -58,7 +58,7 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         "# A run of muki; `muki inspect` looks at it, `muki run` does it.",
         *lines,
         "",
-        f"student: {student}   # any encoder or classifier; its own head is not used",
+        f"student: {student}   # any encoder; muki-plus compares texts with it, best with a sentence encoder",
         f"texts: {pool}   # unlabelled; jsonl, csv, tsv, txt, parquet",
         "# test: {path: test.jsonl, label: label}   # optional: the only place where labels are read",
         "",
