@@ -51,8 +51,14 @@ def folder_fingerprint(model: str) -> object:
     return [(p.name, file_fingerprint(p)) for p in names if p.is_file()]
 
 
+# Families whose position ids start after the padding id: it is part of their embeddings.
+OFFSET_POSITIONS = (
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text",
+)  # fmt: skip
+
+
 def ensure_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> bool:
-    """Pad on the right, with the end token where there is no padding token (decoders); tell the model's config.
+    """Pad on the right, with the end token where there is no padding token (decoders); model and tokenizer agree on it.
 
     Padding on the left, which decoders want for writing, would shift a text's tokens by the length of its batch. The
     heads of causal models read the last token that is not padding, on whichever side that is.
@@ -61,10 +67,12 @@ def ensure_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig 
         whether there is a padding token now.
     """
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        known = None if config is None else config.pad_token_id
+        named = None if known is None or not 0 <= known < len(tokenizer) else tokenizer.convert_ids_to_tokens(known)
+        tokenizer.pad_token = named or tokenizer.eos_token
     if not type(tokenizer).__name__.startswith("XLNet"):  # whose class token is the very last
         tokenizer.padding_side = "right"
-    if config is not None and config.pad_token_id is None:
+    if config is not None and (config.pad_token_id is None or config.model_type not in OFFSET_POSITIONS):
         config.pad_token_id = tokenizer.pad_token_id
     return tokenizer.pad_token is not None
 

@@ -14,7 +14,7 @@ import torch
 
 from muki import compute
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import brings_code, is_missing_folder, loading_errors, quiet_transformers
+from muki.checkpoints import brings_code, ensure_padding, is_missing_folder, loading_errors, quiet_transformers
 from muki.errors import MukiError, StudentError, first_line
 from muki.files import replacing, require_local
 from muki.formulas import Array, softmax
@@ -80,6 +80,8 @@ class Classifier:
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"])[:3])
             raise StudentError(f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {missing}")
+        if not ensure_padding(tokenizer, model.config):
+            raise StudentError(f"model '{folder}': its tokenizer has neither a padding token nor an end token; set one")
         model = model.to(compute.device()).eval()
         return cls(model, tokenizer, max_length or saved_length(tokenizer), prefix)
 

@@ -148,7 +148,7 @@ class RunFolder:
     def claim(self, config: RunConfig) -> None:
         """Take the folder for this run: new, empty, or the same run's from before.
 
-        The same teachers' names, texts and test make the same run; settings may differ, then the stages that depend
+        The same teachers' names and texts make the same run; settings may differ, then the stages that depend
         on them are done again.
 
         Raises:

@@ -34,7 +34,7 @@ def require_supervision(config: RunConfig, run: RunFolder) -> None:
         StaleError: it was made with other settings, scores or texts.
     """
     made = _made(run.supervision / "supervision.json", run.supervision, "finished supervision", "supervise")
-    if made != scored_pool(config, run).fingerprint(SUPERVISION_VERSION, config.method):
+    if made != scored_pool(config, run, write=False).fingerprint(SUPERVISION_VERSION, config.method):
         raise _stale(run.supervision, "the supervision", "settings, scores or texts", "supervise")
 
 
@@ -52,7 +52,7 @@ def require_student(config: RunConfig, run: RunFolder) -> None:
     assert records is not None  # there is supervision
     assert space is not None
     if config.method.student == "merged":
-        wanted = merge_fingerprint([record.fingerprint for record in records], space)
+        wanted = merge_fingerprint([record.fingerprint for record in records], space, records[0].settings["max_length"])
     else:
         taught = _made(run.supervision / "supervision.json", run.supervision, "finished supervision", "supervise")
         wanted = student_fingerprint(taught, config.student, config.training, space)

@@ -128,14 +128,20 @@ def finite_unit_length(vectors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
-def make_view(texts: TextShards, student: StudentConfig, folder: Path, load: Callable[[], Encoder]) -> str:
-    """Encode the shards that are not encoded yet. Returns the fingerprint of encoder and settings."""
+def make_view(
+    texts: TextShards, student: StudentConfig, folder: Path, load: Callable[[], Encoder], *, write: bool = True
+) -> str:
+    """Encode the shards that are not encoded yet, if they are to be written.
+
+    Returns:
+        the fingerprint of encoder and settings.
+    """
     settings = fingerprint(VIEW_VERSION, student.model_dump(), folder_fingerprint(student.model))
     pending = [shard for shard in texts.shards if _source(folder / shard.name) != _wanted(shard, settings)]
     if len(pending) < len(texts.shards):
         logger.info("view: reusing %d of %d shards", len(texts.shards) - len(pending), len(texts.shards))
-    if pending:
-        encoder = load()
+    encoder = load() if pending else None  # also to see whether it is one
+    if encoder is not None and write:
         with progress("student's encoder", sum(shard.rows for shard in pending), "texts") as advance:
             for shard in pending:
                 _write(folder / shard.name, encoder.encode(texts.read(shard)), _wanted(shard, settings))
@@ -184,8 +190,14 @@ class NeutralView:
         return read_view(self.shards[number])
 
 
-def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> NeutralView | None:
+def neutral_view(config: RunConfig, run: RunFolder, split: Split, *, write: bool = True) -> NeutralView | None:
     """The view of the pool or the test, made where it is missing; with the label names' beside the pool's.
+
+    Args:
+        config: the run.
+        run: its folder.
+        split: which texts.
+        write: make what is missing; else the view is only good for its fingerprint.
 
     Returns:
         None for methods that do not refine, and where the student is no encoder, with a warning.
@@ -202,13 +214,13 @@ def neutral_view(config: RunConfig, run: RunFolder, split: Split) -> NeutralView
     folder, path = run.view(split), run.view("pool") / "names"
     load = cache(partial(Encoder, config.student, config.trust_remote_code))  # once, and only if something is missing
     try:
-        key = make_view(texts, config.student, folder, load)
-        if config.method.reads_names:
+        key = make_view(texts, config.student, folder, load, write=write)
+        if config.method.reads_names and write:
             make_names(space, config.student, path, load)
     except NoHiddenStatesError as error:
         logger.warning("%s: no neutral view, so the teachers' scores alone decide", error)
         return None
-    names = read_view(path) if config.method.reads_names else None
+    names = read_view(path) if config.method.reads_names and write else None
     return NeutralView([folder / shard.name for shard in texts.shards], key, names)
 
 

@@ -114,7 +114,7 @@ def _filled(path: str) -> list[tuple[Text, str]]:
 
 def _rows(path: str, filled: list[tuple[Text, str]], pool: TextShards) -> dict[int, str]:
     """The pool's row of each labelled text, by its row number or else by its text."""
-    by_text = {_plain(text.text): text.row for text in pool} if any(text.id is None for text, _ in filled) else {}
+    by_text = _by_text(path, pool) if any(text.id is None for text, _ in filled) else {}
     wanted = np.array([int(text.id) for text, _ in filled if text.id and text.id.isdigit()], dtype=np.int64)
     by_row = {text.row: _plain(text.text) for text in pick(pool, wanted)}
     result = {}
@@ -129,6 +129,21 @@ def _rows(path: str, filled: list[tuple[Text, str]], pool: TextShards) -> dict[i
             )
         result[row] = label
     return result
+
+
+def _by_text(path: str, pool: TextShards) -> dict[str, int]:
+    """The row of each text; of a pool of pairs only if the first text alone tells them apart."""
+    rows: dict[str, int] = {}
+    pairs: dict[str, str | None] = {}
+    for text in pool:
+        plain = _plain(text.text)
+        if pairs.setdefault(plain, text.text_pair) != text.text_pair:
+            raise TextsError(
+                f"labels '{path}': the pool has several pairs that begin with '{text.text[:40]}'; keep the column "
+                "'row' of this run's to-label.csv, which tells them apart"
+            )
+        rows[plain] = text.row
+    return rows
 
 
 def _plain(text: str) -> str:

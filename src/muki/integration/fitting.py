@@ -62,7 +62,8 @@ def fit_router(
         [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(scores)]
         for i in range(len(outputs))
     ]
-    priors = np.array([SCORES[name].prior for name in scores])
+    enough = len(outputs[0]) >= _FEWEST  # for a covariance that deserves to be heard more than the entropy
+    priors = np.array([SCORES[name].prior if enough else 1.0 for name in scores])
     router = Router(method, columns, union, priors, np.zeros(len(outputs)))
     spread = _spread(router.parts(outputs), priors) if len(scores) > 1 else float(priors[0])
     router = replace(router, spread=spread)

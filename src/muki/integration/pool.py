@@ -77,8 +77,13 @@ class ScoredPool:
         return fit_on_pool(self.outputs(), sum(self.rows), self.view, method, self.space)
 
 
-def scored_pool(config: RunConfig, run: RunFolder) -> ScoredPool:
+def scored_pool(config: RunConfig, run: RunFolder, *, write: bool = True) -> ScoredPool:
     """The run's pool; makes what is missing of the neutral view, where the method wants one.
+
+    Args:
+        config: the run.
+        run: its folder.
+        write: make it; else the pool is only good for its fingerprint.
 
     Raises:
         RunFolderError: texts are not cut yet, or teachers not looked at.
@@ -93,7 +98,7 @@ def scored_pool(config: RunConfig, run: RunFolder) -> ScoredPool:
         folders=[run.scores("pool", record.name) for record in records],
         sources=[[shard_source(record, shard, settings) for shard in texts.shards] for record in records],
         rows=[shard.rows for shard in texts.shards],
-        view=neutral_view(config, run, "pool"),
+        view=neutral_view(config, run, "pool", write=write),
         gold=[_gold(texts, shard, space) for shard in texts.shards] if config.method.needs_gold else None,
     )
 

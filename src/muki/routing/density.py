@@ -18,7 +18,8 @@ from muki.formulas import Array
 
 SHRINKAGE = 0.1
 REFERENCES = 2000  # vectors among which neighbours are looked for
-_NEIGHBOUR = 40  # the distance that counts is to the neighbour that 1/40 of the references are nearer than
+_NEIGHBOUR = 40  # the distance that counts is to the neighbour that 1/40 of the references are nearer than,
+_NEAREST = 2  # but not to the first of few: a text can be one of the references itself
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def neighbour_distance(vectors: Array, references: Array) -> Array:
         vectors: shape (n, H), rows of length 1.
         references: shape (m, H), rows of length 1.
     """
-    place = max(1, len(references) // _NEIGHBOUR)
+    place = min(max(_NEAREST, len(references) // _NEIGHBOUR), len(references))
     found = []
     for start in range(0, len(vectors), REFERENCES):
         cosine = vectors[start : start + REFERENCES] @ references.T

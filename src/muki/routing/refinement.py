@@ -44,7 +44,7 @@ class Neighbourhood:
     """What refinement reads of n texts.
 
     Attributes:
-        view: neutral view, shape (n, H), rows of length 1.
+        view: neutral view in its principal axes, shape (n, D).
         distributions: each teacher's softmax, shapes (n, C_i).
         folds: which model may judge the text, shape (n,), in 0..FOLDS − 1: the one that was fitted without it.
     """

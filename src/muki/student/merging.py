@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from muki.errors import StudentError
 from muki.files import digests, fingerprint, read_json, remove, unchanged, write_json
 from muki.labels import LabelSpace
 from muki.student.training import save_classifier
-from muki.teachers.bases import Base, base_of, require_one_base
+from muki.teachers.bases import Base, base_of, plain_model, require_one_base
 
 if TYPE_CHECKING:
     from muki.teachers.loading import Teacher
@@ -59,7 +60,7 @@ def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *
         fingerprints.append(teacher.fingerprint)
         logger.info("merging: %s added", name)
     assert first is not None
-    key = merge_fingerprint(fingerprints, space)
+    key = merge_fingerprint(fingerprints, space, first.max_length)
     done = read_json(record)
     if done is not None and done.get("fingerprint") == key and unchanged(folder, done.get("files") or {"": ""}):
         logger.info("student: reusing %s (same teachers)", folder)
@@ -73,16 +74,20 @@ def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *
     return key
 
 
-def merge_fingerprint(teachers: Sequence[str], space: LabelSpace) -> str:
-    """Of the merged model of teachers with these fingerprints, in the order of the label space."""
-    return fingerprint("merge", list(teachers), list(space.labels))
+def merge_fingerprint(teachers: Sequence[str], space: LabelSpace, max_length: int) -> str:
+    """Of the merged model of teachers with these fingerprints, in the order of the label space.
+
+    Its tokenizer takes `max_length` tokens, as the first teacher's does.
+    """
+    return fingerprint("merge", list(teachers), asdict(space), max_length)
 
 
 def padded_state(teacher: Teacher, space: LabelSpace) -> State:
     """The teacher's weights in float32, its head's rows put into the union, zeros elsewhere."""
-    head = _head(teacher)
+    model = plain_model(teacher)
+    head = _head(model, teacher)
     columns = list(space.columns[teacher.name])
-    state: State = {key: value.detach().cpu() for key, value in teacher.model.state_dict().items()}
+    state: State = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     for key in (f"{head}.weight", f"{head}.bias"):
         if key in state:
             padded = torch.zeros(len(space.labels), *state[key].shape[1:])
@@ -91,11 +96,11 @@ def padded_state(teacher: Teacher, space: LabelSpace) -> State:
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def _head(teacher: Teacher) -> str:
+def _head(model: nn.Module, teacher: Teacher) -> str:
     """The name of the last linear layer with one output for each class."""
     names = [
         name
-        for name, module in teacher.model.named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == len(teacher.labels)
     ]
     if not names:
@@ -108,8 +113,9 @@ def _head(teacher: Teacher) -> str:
 
 def _empty(teacher: Teacher, space: LabelSpace) -> Any:
     """A model of the teacher's architecture over the union."""
-    config = copy.deepcopy(teacher.model.config)
+    model = plain_model(teacher)
+    config = copy.deepcopy(model.config)
     config.id2label, config.label2id = space.id2label, space.label2id
     config.problem_type = "single_label_classification"
-    made: Any = type(teacher.model)._from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    made: Any = type(model)._from_config(config, dtype=torch.float32)
     return made.eval()

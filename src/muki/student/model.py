@@ -82,6 +82,11 @@ def _cannot_load(model: str, error: Exception) -> StudentError:
 
 def _fresh_head(model: Any, seed: int) -> None:
     """Initialise everything outside the encoder anew, so that a classifier's old head leaves no trace."""
+    if model.base_model is model:
+        raise StudentError(
+            f"student '{model.name_or_path}': {type(model).__name__} does not say which part of it is the encoder "
+            f"(base_model_prefix '{model.base_model_prefix}'); choose another student"
+        )
     std = getattr(model.config, "initializer_range", None) or 0.02
     generator = torch.Generator().manual_seed(seed)
     for name, part in model.named_children():

@@ -78,7 +78,7 @@ def _head_size(tensors: dict[str, torch.Tensor], folder: Path, name: str) -> int
     heads = [
         tensor.shape[0]
         for key, tensor in tensors.items()
-        if key.endswith("weight") and "lora_" not in key and any(part in key for part in ("classifier", "score"))
+        if key.endswith("weight") and "lora_" not in key and {"classifier", "score"} & set(key.split("."))
     ]
     if not heads:
         raise TeacherError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -39,9 +40,15 @@ class Base:
     words: torch.Tensor
 
 
+def plain_model(teacher: Teacher) -> Any:
+    """The teacher's model; of an adapter a copy whose weights hold what the adapter adds."""
+    model: Any = teacher.model
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "peft_config") else model
+
+
 def base_of(teacher: Teacher) -> Base:
     """What a teacher shows of its base."""
-    model = teacher.model
+    model = plain_model(teacher)
     words = cast(nn.Embedding, model.get_input_embeddings()).weight.detach()
     return Base(
         name=teacher.name,

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muki.checkpoints import brings_code, ensure_padding, is_missing_folder
+from muki.checkpoints import OFFSET_POSITIONS, brings_code, ensure_padding, is_missing_folder
 from muki.errors import TeacherError
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
-
 
 def usable_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, wanted: int, name: str) -> int:
     """Cut `wanted` tokens down to what model and tokenizer can take."""
     positions = getattr(config, "max_position_embeddings", None) or wanted
-    if config.model_type in _OFFSET_POSITIONS:  # position ids start after the padding id there
+    if positions < 1:  # XLNet's -1: no limit
+        positions = wanted
+    if config.model_type in OFFSET_POSITIONS:  # position ids start after the padding id there
         positions -= (config.pad_token_id or 0) + 1
     usable = min(wanted, positions, tokenizer.model_max_length)
     if usable < wanted:

@@ -64,11 +64,13 @@ def with_dropout(model: PreTrainedModel, rate: float) -> PreTrainedModel:
 
 
 def require_spread(first: NDArray[np.float32], second: NDArray[np.float32], model: PreTrainedModel, name: str) -> None:
-    """Stop where two dropout passes over the same batch give the same probabilities.
+    """Stop where two dropout passes over the same batch give the same logits.
+
+    Not probabilities: those of a very sure teacher are the same up to rounding whatever dropout does.
 
     Args:
-        first: softmax of one pass, shape (batch, classes).
-        second: softmax of another pass over the same batch, same shape.
+        first: logits of one pass, shape (batch, classes).
+        second: logits of another pass over the same batch, same shape.
         model: the teacher's model, for the rates in the message.
         name: the teacher's name, for the message.
 

@@ -25,11 +25,11 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 @contextmanager
-def keeping(teacher: Teacher, keep: str) -> Iterator[Callable[[torch.Tensor], Kept]]:
+def keeping(teacher: Teacher, keep: str) -> Iterator[Callable[[dict[str, torch.Tensor]], Kept]]:
     """Within this context the model notes what `keep` names: "", "features", "states" or "features+states".
 
     Yields:
-        a function that, called after a forward pass with its attention mask (b, T), gives arrays by name:
+        a function that, called after a forward pass with its batch (ids and mask (b, T)), gives arrays by name:
         `features` (b, H), and `states` (b, layers + 1, H).
 
     Raises:
@@ -47,7 +47,7 @@ def keeping(teacher: Teacher, keep: str) -> Iterator[Callable[[torch.Tensor], Ke
         hooks.append(model.register_forward_hook(lambda _, __, out: layers.append(out.hidden_states)))
         before, model.config.output_hidden_states = model.config.output_hidden_states, True
 
-    def kept(attention_mask: torch.Tensor) -> Kept:
+    def kept(batch: dict[str, torch.Tensor]) -> Kept:
         found: Kept = {}
         if "features" in wanted:
             if not inputs:
@@ -55,14 +55,15 @@ def keeping(teacher: Teacher, keep: str) -> Iterator[Callable[[torch.Tensor], Ke
                     f"teacher '{teacher.name}': no linear layer with {len(teacher.labels)} outputs was used, so there "
                     "are no features; choose a method that needs none (--method muki)"
                 )
-            found["features"] = _halves(_of_text(inputs[-1], attention_mask))
+            found["features"] = _halves(_of_text(inputs[-1], batch, model.config.pad_token_id))
         if "states" in wanted:
             if not layers or layers[-1] is None:
                 raise TeacherError(
                     f"teacher '{teacher.name}': {type(model).__name__} shows no hidden states, which the methods dfa "
                     "and cfl imitate; choose another method"
                 )
-            found["states"] = _halves(torch.stack([mean_state(layer, attention_mask) for layer in layers[-1]], dim=1))
+            means = [mean_state(layer, batch["attention_mask"]) for layer in layers[-1]]
+            found["states"] = _halves(torch.stack(means, dim=1))
         inputs.clear()
         layers.clear()
         return found
@@ -82,11 +83,16 @@ def mean_state(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tens
     return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
 
 
-def _of_text(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The head's input for the text: a head that reads every token (causal models) counts at its last token."""
+def _of_text(values: torch.Tensor, batch: dict[str, torch.Tensor], padding: int | None) -> torch.Tensor:
+    """The head's input for the text: a head that reads every token (causal models) counts at its last token.
+
+    That is the last which is not the padding token, as in the model: where padding and end are one token, the end that
+    a tokenizer adds does not count.
+    """
     if values.dim() == 2:
         return values  # (b, H)
-    last = (torch.arange(values.shape[1]) * attention_mask.cpu()).argmax(dim=-1)
+    counts = batch["attention_mask"] if padding is None else batch["input_ids"] != padding
+    last = (torch.arange(values.shape[1]) * counts.cpu()).argmax(dim=-1)
     return values[torch.arange(len(values)), last]
 
 

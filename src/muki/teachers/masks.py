@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
 _MIN_TABLE = 1 << 22
+_MAX_TABLE = 1 << 28  # 1 GiB in float32; wider sites (attention over thousands of tokens) take torch's own dropout
 _TABLE_SEED = 20_221_005
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -44,7 +45,7 @@ class DropoutMasks(TorchFunctionMode):
     def __init__(self, max_length: int, widest: int) -> None:
         super().__init__()
         self.max_length = max_length
-        self.table_length = max(_MIN_TABLE, 1 << (4 * widest - 1).bit_length())
+        self.table_length = min(_MAX_TABLE, max(_MIN_TABLE, 1 << (4 * widest - 1).bit_length()))
         self._tables: dict[tuple[float, torch.dtype, torch.device], torch.Tensor] = {}
         self._keys: NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
         self._site = 0

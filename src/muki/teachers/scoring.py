@@ -96,7 +96,7 @@ def score_texts(
     for index, batch in length_batches(teacher.tokenizer, encodings, batch_tokens):
         with keeping(teacher, keep) as inner:
             logits[index] = _forward(teacher, teacher.model, batch, rows[index])
-        for what, values in inner(batch["attention_mask"]).items():
+        for what, values in inner(batch).items():
             kept.setdefault(what, np.zeros((len(texts), *values.shape[1:]), dtype=np.float16))[index] = values
         if advance:
             advance(len(index))
@@ -127,16 +127,19 @@ def _draw(
             chosen = [encodings[i] for i in undecided.tolist()]
             for place, batch in length_batches(teacher.tokenizer, chosen, batch_tokens):
                 index = undecided[place]
+                first_two: list[NDArray[np.float32]] = []
                 for number in numbers:
                     keys = pass_keys(mask_seed, rows[index], number)
                     torch.manual_seed(int(keys[0] >> np.uint64(1)))  # for the rare dropout that no mask can reach
                     with masks.batch(keys):
                         drawn = _forward(teacher, teacher.passes_model, batch, rows[index])
                     draws[index, number] = softmax(drawn)
+                    if number < 2:
+                        first_two.append(drawn)
                     if advance:
                         advance(len(index))
                 if not proven:
-                    require_spread(draws[index, 0], draws[index, 1], teacher.model, teacher.name)
+                    require_spread(first_two[0], first_two[1], teacher.model, teacher.name)
                     proven = True
             counts[undecided] = numbers.stop
             if plan.tolerance is None or numbers.stop >= plan.most:

@@ -88,6 +88,7 @@ def survey(
             "teacher %s: %s, %.1fM parameters, labels %s",
             name, records[-1].architecture, teacher.parameters / 1e6, ", ".join(teacher.labels),
         )  # fmt: skip
+        del teacher  # before the next one is loaded
     return records
 
 
