@@ -61,9 +61,9 @@ def works(*args: object) -> str:
 
 
 def assert_refused(message: str, *args: object, continues: Path | None = None) -> None:
-    """Run a command that must stop with exactly this message; `continues` is the run folder, if it may be there."""
+    """Run a command that must stop with exactly this message; `continues`: of a run that may have begun."""
     result = muki(*args)
-    more = continues is not None and (continues / "config.yaml").exists()
+    more = continues is not None and (continues / "config.yaml").exists() and (continues / "texts").exists()
     expected = f"muki: {message}\n"
     expected += f"What is done stays. To continue: muki run {continues}/config.yaml\n" if more else ""
     assert result.stderr == expected
@@ -248,7 +248,8 @@ BAD_TEACHERS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
         lambda p, good: save_teacher(p, "bert", ["LABEL_0", "LABEL_1"]),
         lambda p: (
             "label names LABEL_0, LABEL_1 say nothing, and would be merged with another teacher's; name them in the "
-            "run file:\n    - model: ...\n      labels:\n        LABEL_0: <name>\n        LABEL_1: <name>"
+            "run file (`muki inspect --init` writes one):\n    - model: ...\n      labels:\n        LABEL_0: <name>\n"
+            "        LABEL_1: <name>"
         ),
     ),
     "neither padding nor end token": (
@@ -832,11 +833,11 @@ def test_a_typing_error_in_the_first_call_does_not_block_the_output_folder(wrong
 @pytest.mark.parametrize("stage", ["supervise", "train", "evaluate"])
 def test_a_stage_before_the_scores_says_what_to_run_first(stage, tmp_path, settings):
     config, output = run_file(tmp_path / "r.yaml", settings()), tmp_path / "run"
-    message = f"run '{output}': nothing scored yet; run `muki score {output}` first"
-    assert_refused(message, stage, config)
+    message = f"run '{output}': nothing scored yet; run "
+    assert_refused(f"{message}`muki score` with its run file first", stage, config)
     output.mkdir()
     shutil.copy(config, output / "config.yaml")
-    assert_refused(message, stage, output, continues=output)
+    assert_refused(f"{message}`muki score {output}` first", stage, output, continues=output)
 
 
 def test_later_stages_say_which_one_is_missing(tmp_path, settings):

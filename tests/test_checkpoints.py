@@ -12,13 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import byte_bpe, model_and_tokenizer, save_encoder, save_teacher
+from transformers import AutoModelForSequenceClassification, XLNetConfig
 
 from muki.config import RunConfig, StudentConfig
 from muki.errors import NoHiddenStatesError, StudentError, TeacherError
 from muki.finetuning import finetune
 from muki.labels import LabelSpace
+from muki.predict import Classifier
 from muki.run_folder import RunFolder
-from muki.student.model import load_student
+from muki.student.model import _fresh_head, load_student
+from muki.teachers.checks import usable_length
 from muki.teachers.loading import load_teacher, wrap_teacher
 from muki.teachers.scoring import score_texts
 from muki.texts import Text, cut
@@ -219,14 +222,60 @@ def test_a_decoder_that_pads_left_is_padded_right_so_that_its_scores_belong_to_t
         assert alone.features[0] == pytest.approx(together.features[text.row], abs=2e-3)
 
 
+def save_decoder(folder: Path, config_pad: int | None, *, pad: bool = False) -> Path:
+    """A decoder whose tokenizer may have no padding token."""
+    model, _ = model_and_tokenizer("gpt2", ["war", "peace"], bos_token_id=0, eos_token_id=2)
+    model.config.pad_token_id = config_pad
+    model.save_pretrained(folder)
+    byte_bpe(pad=pad).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("config_pad", [None, 1, 2])
+def test_a_decoder_says_the_same_of_a_text_whoever_is_beside_it(tmp_path: Path, config_pad: int | None):
+    texts = [Text(0, "a late goal"), Text(1, "a late goal and the fans sang all night in the rain")]
+    folder = save_decoder(tmp_path / "decoder", config_pad)
+    teacher = load_teacher(str(folder), dtype="float32")
+    alone, together = (score_texts(teacher, some, passes=0, keep="features") for some in (texts[:1], texts))
+    np.testing.assert_allclose(alone.logits[0], together.logits[0], atol=1e-5)
+    classifier = Classifier.load(str(folder))
+    np.testing.assert_allclose(classifier.probabilities(texts[:1])[0], classifier.probabilities(texts)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("config_pad", [1, 2])
+def test_a_decoders_features_are_what_its_logits_come_from(tmp_path: Path, config_pad: int):
+    """Its tokenizer ends a text with `</s>` (2): where that is the padding too, the head does not read it."""
+    teacher = load_teacher(str(save_decoder(tmp_path / "decoder", config_pad)), dtype="float32")
+    outputs = score_texts(teacher, [Text(0, "a late goal"), Text(1, "rain")], passes=0, keep="features")
+    head: Any = teacher.model.score
+    assert outputs.features is not None
+    found = outputs.features.astype(np.float32) @ head.weight.detach().numpy().T
+    np.testing.assert_allclose(found, outputs.logits, atol=5e-3)
+
+
+def test_a_model_without_a_limit_of_positions_takes_what_its_tokenizer_takes():
+    config = XLNetConfig(vocab_size=10, d_model=8, n_layer=1, n_head=2, d_inner=8)
+    assert usable_length(config, byte_bpe(), 48, "xlnet") == 48
+
+
+def test_a_student_that_does_not_say_where_its_encoder_is_is_refused():
+    model, _ = model_and_tokenizer("bert", ["a", "b"])
+    type(model).base_model_prefix, before = "somewhere", type(model).base_model_prefix
+    try:
+        with pytest.raises(
+            StudentError, match=r"does not say which part of it is the encoder \(base_model_prefix 'some"
+        ):
+            _fresh_head(model, seed=0)
+    finally:
+        type(model).base_model_prefix = before
+
+
 # --- adapters --------------------------------------------------------------------------------------------------------
 
 
 def save_adapter(folder: Path, base: str | Path, **config: Any) -> Path:
     """A LoRA adapter with a head over three classes."""
     peft = pytest.importorskip("peft")
-    from transformers import AutoModelForSequenceClassification
-
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     lora = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], lora_dropout=0.1, **config)
     peft.get_peft_model(model, lora).save_pretrained(folder)
@@ -247,6 +296,17 @@ def test_an_adapter_gives_the_same_teacher_at_each_load_and_draws_nothing_from_o
     assert torch.equal(torch.random.get_rng_state(), before)
     assert first.labels == ("a", "b", "c")
     assert (first.fingerprint, *logits(first.model)[0]) == (second.fingerprint, *logits(second.model)[0])
+
+
+def test_an_adapters_head_is_told_from_a_layer_with_a_like_name(tmp_path: Path):
+    peft = pytest.importorskip("peft")
+    base = save_teacher(tmp_path / "base", "distilbert", ["x", "y"])
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, ignore_mismatched_sizes=True)
+    lora = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_lin"])
+    peft.get_peft_model(model, lora).save_pretrained(tmp_path / "a")
+    names = {"id2label": {str(i): name for i, name in enumerate("abc")}}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(names), encoding="utf-8")
+    assert load_teacher(str(tmp_path / "a")).labels == ("a", "b", "c")  # not as wide as `pre_classifier`
 
 
 def test_an_adapters_base_runs_its_own_code_only_after_it_was_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -86,6 +86,13 @@ def test_a_teacher_that_gives_one_text_the_same_twice_by_chance_is_not_refused(m
     assert (difference != 0).any(axis=1).sum() >= 8
 
 
+def test_a_very_sure_teacher_is_not_taken_for_one_without_dropout():
+    teacher = make_teacher()
+    with torch.no_grad():
+        teacher.passes_model.classifier.bias[0] += 40.0  # probabilities no longer show what dropout does
+    probe_dropout(teacher)
+
+
 def test_a_teacher_without_dropout_is_refused_with_rates_and_choices():
     model, tokenizer = model_and_tokenizer("modernbert", LABELS)
     teacher = wrap_teacher(model, tokenizer, name="modern", max_length=32)

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
+from commands import invoke
 from test_resume import counted, stop_after_first
 from tiny import WORDS
 
@@ -466,13 +467,16 @@ def record_of(cell: Cell, groups: list[Any]) -> dict[str, Any]:
 
 
 def test_a_failed_cell_is_noted_and_tried_again(small: Path, monkeypatch: pytest.MonkeyPatch):
-    settings = load_grid(small)
-    settings.seeds = [0]
+    file = small.with_name("one-seed.yaml")
+    content = yaml.safe_load(small.read_text(encoding="utf-8"))
+    file.write_text(yaml.safe_dump({**content, "seeds": [0]}), encoding="utf-8")
+    settings = load_grid(file)
 
     def fails(*args: Any, **kwargs: Any) -> None:
         raise MemoryError("out of memory")
 
     monkeypatch.setattr(harness, "measure_answers", fails)
+    assert invoke("compare", file).exit_code == 1
     records = compare(settings)
     assert [r.get("error") for r in records] == [*["MemoryError: out of memory"] * 4, None]
     monkeypatch.undo()

@@ -117,6 +117,38 @@ def test_labels_that_look_like_one_class_come_with_the_line_that_merges_them(one
     assert renaming == {other: one}
 
 
+def test_advice_on_labels_of_three_teachers_ends_in_one_spelling():
+    labels = {"a": ["sports", "film"], "b": ["Sports", "rain"], "c": ["sports", "Film"]}
+    lines = [str(one).partition("give teacher ")[2] for one in findings.alike_labels(labels)]
+    assert lines == ["b the line   labels: {Sports: sports}", "c the line   labels: {Film: film}"]
+    merged = {"a": ["sports", "film"], "b": ["sports", "rain"], "c": ["sports", "film"]}
+    assert findings.alike_labels(merged) == []
+
+
+def test_lengths_are_those_that_model_and_tokenizer_can_take(
+    tmp_path: Path, settings: Settings, teachers: list[Path], encoder: Path
+):
+    long = write_jsonl(tmp_path / "long.jsonl", [{"text": " ".join(["match"] * 90)} for _ in range(40)])
+    config = settings(texts={"path": str(long)}, student={"model": str(encoder), "max_length": 128})
+    found = [one for one in said(config) if "are longer than its" in one]
+    assert (
+        "warning student: 100 % of the texts are longer than its 64 tokens and are cut; it can take no more; split "
+        in (found[-1])
+    )
+    written = works("inspect", "--init", *teachers, "--texts", long, "-o", tmp_path / "run.yaml")
+    assert written.exit_code == 0
+    assert "    max_length: 64   # it can take no more; 95 % of the texts need 9" in (tmp_path / "run.yaml").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_a_run_that_would_stop_is_told_by_the_exit_code(tmp_path: Path, settings: Settings, teachers: list[Path]):
+    good, bad = (tmp_path / name for name in ("good.yaml", "bad.yaml"))
+    good.write_text(yaml.safe_dump(settings()), encoding="utf-8")
+    bad.write_text(yaml.safe_dump(settings(method="weight-merge")), encoding="utf-8")
+    assert [invoke("inspect", path).exit_code for path in (good, bad)] == [0, 1]
+
+
 @pytest.mark.parametrize(("one", "other"), [("sports", "sports"), ("art", "car"), ("billing", "sailing"), ("a", "b")])
 def test_labels_that_are_equal_or_different_are_not_pointed_out(one: str, other: str):
     assert findings.alike_labels({"a": [one], "b": [other]}) == []

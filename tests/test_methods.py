@@ -21,11 +21,12 @@ from muki import pipeline as stages
 from muki.config import make_config
 from muki.errors import ConfigError, TeacherError
 from muki.integration.stage import load_supervision
-from muki.labels import union
+from muki.labels import LabelSpace, union
 from muki.methods import PRESETS, preset_name
 from muki.run_folder import RunFolder
 from muki.student import training
 from muki.student.losses import decoupled_loss, integration_loss, maximum_mean_discrepancy, within_group_loss
+from muki.student.merging import merge_fingerprint
 from muki.student.objectives import CommonFeatures, LayerAmalgamation
 
 LABELS = ["sports", "politics", "business", "technology", "health", "film"]
@@ -161,6 +162,31 @@ def test_weight_merge_averages_bases_and_pads_heads(settings: Any, tmp_path: Pat
     assert pipeline("text-classification", model=str(result.student))("a late goal")[0]["label"] in (
         "sports", "politics", "film",
     )  # fmt: skip
+
+
+def test_weight_merge_takes_adapters_of_one_base(settings: Any, tmp_path: Path, encoder: Path):
+    peft = pytest.importorskip("peft")
+    paths, expected = [], []
+    for seed, labels in enumerate((["sports", "politics"], ["film", "rain"])):
+        torch.manual_seed(seed)
+        base = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
+        lora = peft.LoraConfig(task_type="SEQ_CLS", r=1 + seed, target_modules=["query"], init_lora_weights=False)
+        model = peft.get_peft_model(base, lora)
+        paths.append(tmp_path / labels[0])
+        model.save_pretrained(paths[-1])
+        names = {"id2label": dict(enumerate(labels))}
+        (paths[-1] / "config.json").write_text(json.dumps(names), encoding="utf-8")
+        expected.append(model.merge_and_unload().state_dict())
+    result = run(settings, "weight-merge", teachers=[{"model": str(path), "max_length": 32} for path in paths])
+    merged = AutoModelForSequenceClassification.from_pretrained(result.student).state_dict()
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    torch.testing.assert_close(merged[query], (expected[0][query] + expected[1][query]) / 2)
+
+
+def test_a_merged_student_is_of_the_columns_too():
+    spaces = [LabelSpace(("a", "b", "c"), {"x": (0, 1, 2), "y": columns}) for columns in ((1, 2), (2, 1))]
+    assert len({merge_fingerprint(["1", "2"], space, 32) for space in spaces}) == 2
+    assert len({merge_fingerprint(["1", "2"], spaces[0], length) for length in (32, 64)}) == 2
 
 
 def test_weight_merge_refuses_other_bases(settings: Any):

@@ -186,7 +186,7 @@ def test_a_task_told_that_all_is_prepared_looks_at_neither_texts_nor_teachers_ag
     runner = CliRunner()
     early = runner.invoke(app, ["-q", "score", str(file), "--shard-of", "2/2", "--prepared"])
     assert (early.exit_code, early.stderr) == (
-        2, f"muki: run '{parts.output}': nothing scored yet; run `muki score {parts.output}` first\n"
+        2, f"muki: run '{parts.output}': nothing scored yet; run `muki score` with its run file first\n"
     )  # fmt: skip
     assert runner.invoke(app, ["-q", "score", str(file), "--shard-of", "1/2"]).exit_code == 0
     (tmp_path / "pool.jsonl").unlink()  # whoever looks at the texts again stops here

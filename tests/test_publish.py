@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,9 +23,12 @@ from huggingface_hub import ModelCard
 from test_report import Page, make_run
 from tiny import save_teacher
 
+from muki.errors import TextsError
+from muki.evaluation.labelled import _by_text
 from muki.evaluation.metrics import macro_f1_interval
 from muki.run_folder import RunFolder
 from muki.teachers.provenance import provenance
+from muki.texts import Text
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,33 @@ def test_filled_in_labels_are_fed_back(run: Path, tmp_path: Path):
         f"Of {len(given)} texts labelled by hand the student gets {len(given)} right, its training targets "
         f"{sum(right)}. Hand-picked hard texts are no fair sample." in page.words
     )
+
+
+def test_labels_filled_in_where_the_report_put_them_stay(run: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    file = copy / "report" / "to-label.csv"
+    works("report", copy)
+    before = file.read_bytes()
+    fill(copy, file, lambda number, row: "film" if number == 3 else "")
+    filled = file.read_bytes()
+    assert "to-label.csv: has labels that were filled in, and stays as it is" in works("report", copy).stderr
+    works("evaluate", copy, "--labels", file)
+    works("evaluate", copy)
+    assert file.read_bytes() == filled
+    file.write_bytes(filled.decode("utf-8").encode("utf-16"))  # as a spreadsheet may save it
+    works("report", copy)
+    assert file.read_bytes() == filled.decode("utf-8").encode("utf-16")
+    file.unlink()
+    works("report", copy)
+    assert file.read_bytes() == before
+
+
+def test_pairs_that_begin_alike_need_their_row(tmp_path: Path):
+    pool = [Text(0, "a man sleeps", "a person rests"), Text(1, "a man sleeps", "a dog runs"), Text(2, "rain", "x")]
+    shards: Any = pool
+    with pytest.raises(TextsError, match="several pairs that begin with 'a man sleeps'; keep the column 'row'"):
+        _by_text("l.csv", shards)
+    assert _by_text("l.csv", shards[1:] + pool[1:]) == {"a man sleeps": 1, "rain": 2}
 
 
 def test_labelled_texts_without_row_numbers_are_found_by_their_text(run: Path, tmp_path: Path, pool_texts: list[str]):

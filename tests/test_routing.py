@@ -18,9 +18,9 @@ from muki.integration.stage import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method
 from muki.routing.calibration import match_shares, mixture, normal_ranks, standardise
-from muki.routing.density import ClassGaussians, principal_axes, unit_length
+from muki.routing.density import ClassGaussians, neighbour_distance, principal_axes, unit_length
 from muki.routing.evidence import Evidence, temper
-from muki.routing.foreign import excess_on_the_right
+from muki.routing.foreign import ForeignTexts, excess_on_the_right
 from muki.routing.refinement import FOLDS, Neighbourhood, PoolModel, Refined, Trust, trust
 from muki.routing.scores import fit_scores, routing_scores
 from muki.teachers.outputs import TeacherOutputs
@@ -157,6 +157,23 @@ def test_a_text_without_neighbours_scores_low():
     found = routing_scores([made(np.zeros((401, 2)), features=features)], "neighbours")[:, 0]
     assert found[-1] == pytest.approx(-1.0, abs=0.1)
     assert found[:-1].min() > -0.02
+
+
+def test_a_text_is_not_its_own_neighbour_however_few_there_are():
+    x = unit_length(np.random.default_rng(0).normal(size=(60, 8)))
+    assert neighbour_distance(x, x).min() > 0.01
+    assert neighbour_distance(x[:1], x[:1]).shape == (1,)
+
+
+def test_hardly_any_text_of_a_small_pool_is_foreign():
+    rng = np.random.default_rng(0)
+    x, usual = unit_length(rng.normal(size=(152, 24))), rng.normal(size=(152, 2))
+    assert ForeignTexts.fit(x, usual, known=usual.max(axis=1))(x, usual).mean() < 0.2
+
+
+def test_distances_count_more_than_the_entropy_only_where_there_are_texts_enough_for_them():
+    small, large = (fit_router(START, *pool(n=n)[:2]).importance.tolist() for n in (149, 150))
+    assert (small, large) == ([1.0, 1.0], [1.0, 8.0])
 
 
 def test_a_score_says_what_it_needs():

@@ -36,12 +36,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import muki
 from muki import pipeline as stages
-from muki.config import TrainingConfig, make_config
-from muki.errors import RunFolderError
+from muki.config import TrainingConfig, load_config, make_config
+from muki.errors import RunFolderError, StaleError
 from muki.evaluation.card import _card_data
+from muki.evaluation.metrics import accuracy_interval
+from muki.evaluation.table import summary
 from muki.predict import saved_length
 from muki.progress import progress
 from muki.run_folder import RunFolder
+from muki.stale import require_supervision
 from muki.student.data import split_holdout
 from muki.student.training import steps_per_epoch, training_arguments
 
@@ -214,7 +217,9 @@ def test_the_command_shows_the_results_and_where_they_lie(said: Result, finished
     assert (
         f"student: {finished.root / 'student'}\nmetrics: {finished.root / 'report' / 'metrics.json'}\n" in said.stdout
     )
-    assert said.stdout.endswith(f'pipeline("text-classification", model="{finished.root / "student"}")\n')
+    assert said.stdout.endswith(
+        f'pipeline("text-classification", model="{finished.root / "student"}", truncation=True)\n'
+    )
 
 
 def test_transformers_alone_uses_the_student_with_the_unions_label_names(finished: Folder):
@@ -944,6 +949,81 @@ def test_a_student_of_earlier_settings_is_not_evaluated_as_one_of_the_new(tmp_pa
     assert result.stderr.endswith(  # and no hint to continue, which would name the settings of before
         f"muki: {tmp_path}/run/student: the student there was made with other settings or supervision; run `muki "
         "train` first, with the run file and settings that you gave here\n"
+    )
+
+
+def test_a_student_of_earlier_settings_is_not_reported_as_one_of_the_new(tmp_path: Path, finished: Folder):
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    works("score", root, "--set", "method=vanilla-kd")
+    for command in (["report", root], ["evaluate", root, "--labels", root / "report" / "to-label.csv"]):
+        result = invoke(*command)
+        assert result.exit_code == 2
+        assert "the supervision there was made with other settings, scores or texts" in result.stderr
+    works("supervise", root)
+    assert f"student: training anew, for other supervision or settings; the one in {root}/student is replaced" in (
+        works("train", root, "--set", "training.epochs=1").stderr
+    )
+    works("evaluate", root, "--set", "training.epochs=1")
+
+
+def test_to_see_whether_supervision_is_stale_nothing_is_made_anew(tmp_path: Path, teachers: list[Path], encoder: Path):
+    texts = [f"{word} {i}" for i, word in enumerate(WORDS.split() * 4)]
+    settings: dict[str, Any] = {**QUICK, "method": "muki-plus"}
+    root = muki.integrate(list(map(str, teachers)), str(encoder), texts, output=tmp_path / "run", **settings).folder
+    view = {path: path.read_bytes() for path in (root / "view").rglob("*") if path.is_file()}
+    assert view
+    changed = load_config(root / "config.yaml", ["student.max_length=16"])
+    with pytest.raises(StaleError):
+        require_supervision(changed, RunFolder(root))
+    assert {path: path.read_bytes() for path in (root / "view").rglob("*") if path.is_file()} == view
+
+
+def test_an_interval_of_few_texts_does_not_pretend_to_be_sure():
+    assert accuracy_interval([True] * 8) == (pytest.approx(0.676, abs=1e-3), 1.0)
+    assert accuracy_interval([False] * 8) == (0.0, pytest.approx(0.324, abs=1e-3))
+
+
+def test_a_student_behind_the_teachers_is_pointed_out():
+    one = {
+        "accuracy": 0.6,
+        "macro_f1": 0.6,
+        "expected_calibration_error": 0.1,
+        "n": 40,
+        "accuracy_interval": [0.5, 0.7],
+    }
+    metrics: dict[str, Any] = {
+        "teachers": {}, "test": {"texts": 40}, "ensemble": one, "routed_ensemble": one, "student": {
+            **one, "accuracy": 0.2, "accuracy_interval": [0.1, 0.35]
+        },
+        "routing": {"accuracy": 0.7}, "pool": {"texts": 9, "teacher_share": {"a": 1.0}, "margin": {"median": 1.0},
+        "held_out": {}},
+    }  # fmt: skip
+    warned = "the student is behind the teachers' ensemble (0.600): train for longer, or give more texts"
+    assert warned in summary(metrics)
+    metrics["student"]["accuracy_interval"] = [0.4, 0.61]
+    assert warned not in summary(metrics)
+
+
+def test_a_section_may_be_its_one_needed_setting(tmp_path: Path, run_file: Path):
+    content = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    short = {"teachers": [one["model"] for one in content["teachers"]], "student": content["student"]["model"],
+             "texts": "pool.jsonl", "test": "test.jsonl", "output": "run"}  # fmt: skip
+    config = make_config(short, "short.yaml")
+    assert [one.model for one in config.teachers] == short["teachers"]
+    assert (config.student.max_length, config.texts.path, config.test and config.test.label) == (
+        128, "pool.jsonl", "label",
+    )  # fmt: skip
+
+
+def test_labels_that_differ_in_spelling_are_warned_of_in_a_run(tmp_path: Path, teachers: list[Path], encoder: Path):
+    other = save_teacher(tmp_path / "other", "bert", ["Sports", "rain"], seed=5)
+    pool = write_jsonl(tmp_path / "pool.jsonl", [{"text": f"a late goal {i}"} for i in range(8)])
+    content = {"teachers": [str(teachers[0]), str(other)], "student": str(encoder), "texts": str(pool),
+               "method": "muki-no-mc", "training": {"epochs": 1}, "output": str(tmp_path / "run")}  # fmt: skip
+    said = works("run", write_yaml(tmp_path / "run.yaml", content)).stderr
+    assert (
+        "labels: 'sports' of news and 'Sports' of other look like one class and stay two; `muki inspect` says how to "
+        "merge them\n" in said
     )
 
 

@@ -61,7 +61,7 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
         return
     typer.echo(f"\nstudent: {student}\nmetrics: {folder / 'report' / 'metrics.json'}")
     typer.echo(f"report:  {folder / 'report' / 'report.html'}")
-    typer.echo(f'use it:  pipeline("text-classification", model="{student}")')
+    typer.echo(f'use it:  pipeline("text-classification", model="{student}", truncation=True)')
 
 
 @app.command()
@@ -131,6 +131,7 @@ def score(
     engine: Annotated[str, typer.Option(help="local, or ray for a cluster (extra 'ray')")] = "local",
     address: Annotated[str | None, typer.Option(help="of the Ray cluster; by default one on this machine")] = None,
     prepared: Annotated[bool, typer.Option("--prepared", help="trust that texts and teachers were looked at")] = False,
+    set_: Set = [],  # noqa: B006
 ) -> None:
     """One stage alone: every teacher reads every text. Only shards without a usable file are scored.
 
@@ -142,7 +143,7 @@ def score(
     from muki import pipeline
     from muki.engines.work import Part
 
-    config = config_of(run, [f"scoring.processes={processes}"] if processes else [])
+    config = config_of(run, [*set_, *([f"scoring.processes={processes}"] if processes else [])])
     if engine not in get_args(pipeline.Engine):
         raise ConfigError(f"--engine {engine}: unknown; known: {', '.join(get_args(pipeline.Engine))}")
     part = Part.parse(shard_of) if shard_of else None
@@ -151,26 +152,26 @@ def score(
 
 @app.command()
 @guarded
-def supervise(run: Run) -> None:
+def supervise(run: Run, set_: Set = []) -> None:  # noqa: B006
     """One stage alone: targets and weights from the scores.
 
     Example: muki supervise run
     """
     from muki import pipeline
 
-    pipeline.supervise(config_of(run))
+    pipeline.supervise(config_of(run, set_))
 
 
 @app.command()
 @guarded
-def train(run: Run) -> None:
+def train(run: Run, set_: Set = []) -> None:  # noqa: B006
     """One stage alone: the student learns the supervision; continues from a checkpoint.
 
     Example: accelerate launch -m muki train run
     """
     from muki import pipeline
 
-    pipeline.train(config_of(run))
+    pipeline.train(config_of(run, set_))
 
 
 @app.command()
@@ -178,6 +179,7 @@ def train(run: Run) -> None:
 def evaluate(
     run: Run,
     labels: Annotated[str | None, typer.Option(help="to-label.csv of the report, with labels filled in")] = None,
+    set_: Set = [],  # noqa: B006
 ) -> None:
     """One stage alone: metrics, report and model card of a trained student.
 
@@ -185,7 +187,7 @@ def evaluate(
     """
     from muki import pipeline
 
-    config = config_of(run, only_looks=labels is not None)
+    config = config_of(run, set_, only_looks=labels is not None)
     if labels is not None:
         from muki.evaluation.labelled import labelled_summary
 
@@ -265,11 +267,13 @@ def compare(
     """
     from muki.engines.work import Part
     from muki.experiments.grid import load_grid
-    from muki.experiments.harness import compare as run_grid, write_results
+    from muki.experiments.harness import collect, compare as run_grid, write_results
 
     settings = load_grid(grid)
     run_grid(settings, Part.parse(part, "--part") if part else None)
     typer.echo(write_results(settings))
+    if any("error" in record for record in collect(settings)):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -30,9 +30,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except MukiError as error:
-            _fail(str(error), 2, resumable=not isinstance(error, OutputTakenError | StaleError))
+            again = isinstance(error, OutputTakenError | StaleError)  # would stop there once more
+            _fail(str(error), 2, resumable=CurrentRun.begun() and not again)
         except KeyboardInterrupt:
-            _fail("stopped", 130)
+            _fail("stopped", 130, resumable=CurrentRun.known())
         except OSError as error:
             what = error.filename or "the output"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -51,11 +52,22 @@ class CurrentRun:
 
     config: Path | None = None
 
+    @classmethod
+    def known(cls) -> bool:
+        """Whether a later call can go on from the run's folder."""
+        return cls.config is not None and cls.config.exists()
 
-def _fail(message: str, code: int, resumable: bool = True) -> NoReturn:
+    @classmethod
+    def begun(cls) -> bool:
+        """Whether something is done there: texts are cut."""
+        return cls.config is not None and cls.known() and (cls.config.parent / "texts").is_dir()
+
+
+def _fail(message: str, code: int, resumable: bool | None = None) -> NoReturn:
+    resumable = CurrentRun.begun() if resumable is None else resumable
     logging.getLogger("muki").debug("", exc_info=True)
     typer.echo(f"muki: {message}", err=True)
-    if CurrentRun.config is not None and CurrentRun.config.exists() and resumable:
+    if resumable:
         typer.echo(f"What is done stays. To continue: muki run {shlex.quote(str(CurrentRun.config))}", err=True)
     raise typer.Exit(code)
 

@@ -82,6 +82,8 @@ def inspect(
 
     Example: muki inspect run.yaml
 
+    Exits with 1 where something would stop the run.
+
     A run file to start from: `muki inspect --init teachers/a teachers/b --texts pool.jsonl`.
     """
     if init:
@@ -93,6 +95,8 @@ def inspect(
 
     seen = look(config_of(Path(paths[0]), only_looks=True))
     typer.echo(json.dumps(seen.as_json(), ensure_ascii=False, indent=2) if as_json else rendered(seen))
+    if any(one.level == "problem" for one in seen.findings):
+        raise typer.Exit(1)
     return None
 
 

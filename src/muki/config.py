@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -32,9 +32,21 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
-class TeacherConfig(_Section):
+class _Named(_Section):
+    """A section that may be written as its one needed setting alone: `student: BASE`."""
+
+    needed: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return {cls.needed: value} if isinstance(value, str) else value
+
+
+class TeacherConfig(_Named):
     """One teacher."""
 
+    needed = "model"
     model: str = Field(description="folder, Hub id, or PEFT adapter folder")
     name: str | None = Field(None, description="name in the run; the folder's name by default")
     labels: dict[str, str] = Field(default_factory=dict, description="own label name to wanted name")
@@ -59,17 +71,19 @@ class TeacherConfig(_Section):
         return {str(k): str(v) for k, v in value.items()}
 
 
-class StudentConfig(_Section):
+class StudentConfig(_Named):
     """What the student starts from."""
 
+    needed = "model"
     model: str = Field(description="folder or Hub id of an encoder or a classifier")
     max_length: int = Field(128, ge=2, description="tokens per text")
     prefix: str = Field("", description="put before each text, in training and prediction")
 
 
-class TextsConfig(_Section):
+class TextsConfig(_Named):
     """The unlabelled pool."""
 
+    needed = "path"
     path: str = Field(
         description="jsonl, csv, tsv, txt (also .gz), parquet, a folder of these, a URL, or a Hub data set"
     )
@@ -82,9 +96,10 @@ class TextsConfig(_Section):
     shard_rows: int = Field(1024, ge=1, description="texts per shard; an interruption costs one shard at most")
 
 
-class TestConfig(_Section):
+class TestConfig(_Named):
     """Labelled texts, used for nothing but evaluation."""
 
+    needed = "path"
     __test__ = False  # not a test case, whatever its name says to pytest
 
     path: str = Field(description="same forms as the pool")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from muki.errors import LabelError
 from muki.files import read_json, write_json
 
 _GENERIC = re.compile(r"LABEL_\d+$")
+_ALIKE = 0.88  # share of equal characters
 _NUMBERED = re.compile(r"(label|class|intent|topic)?[ _-]*\d+$", re.IGNORECASE)
 
 
@@ -99,6 +101,48 @@ def union(teachers: Mapping[str, Sequence[str]]) -> LabelSpace:
     return space
 
 
+@dataclass(frozen=True)
+class Alike:
+    """A teacher's label that looks like the class which another teacher, `by`, calls `first`."""
+
+    teacher: str
+    label: str
+    by: str
+    first: str
+
+
+def alike(labels: Mapping[str, Sequence[str]]) -> list[Alike]:
+    """Label names of different teachers that look like one class; the first spelling is the one to merge into.
+
+    Args:
+        labels: each teacher's name and label names.
+    """
+    owners: dict[str, str] = {}  # of first spellings
+    found = []
+    for teacher, own in labels.items():
+        firsts = list(owners)
+        for label in own:
+            first = next((one for one in firsts if one not in own and _look_alike(one, label)), None)
+            if label in owners or first is None:
+                owners.setdefault(label, teacher)
+            else:
+                found.append(Alike(teacher, label, owners[first], first))
+    return found
+
+
+def _look_alike(a: str, b: str) -> bool:
+    x, y = _plain(a), _plain(b)
+    if not x or not y:
+        return False
+    return x == y or (min(len(x), len(y)) >= 5 and difflib.SequenceMatcher(None, x, y).ratio() >= _ALIKE)
+
+
+def _plain(label: str) -> str:
+    """Lower case, words in order of the alphabet, without punctuation or a plural's s."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    return "".join(sorted(re.sub(r"(?<=\w\w)s$", "", word) for word in re.findall(r"[^\W_]+", words.casefold())))
+
+
 def rename(teacher: str, labels: Sequence[str], aliases: Mapping[str, str]) -> tuple[str, ...]:
     """Apply a teacher's `labels:` map (own name to wanted name) and refuse names that say nothing.
 
@@ -118,7 +162,8 @@ def rename(teacher: str, labels: Sequence[str], aliases: Mapping[str, str]) -> t
         lines = "\n".join(f"        {label}: <name>" for label in generic)
         raise LabelError(
             f"teacher '{teacher}': label names {', '.join(generic)} say nothing, and would be merged with another "
-            f"teacher's; name them in the run file:\n    - model: ...\n      labels:\n{lines}"
+            "teacher's; name them in the run file (`muki inspect --init` writes one):\n    - model: ...\n"
+            f"      labels:\n{lines}"
         )
     check_distinct(teacher, renamed)
     return renamed

@@ -21,7 +21,7 @@ from muki.checkpoints import quiet_transformers
 from muki.config import RunConfig, TeacherConfig
 from muki.errors import RunFolderError
 from muki.files import clear_leftovers, read_json, write_json
-from muki.labels import LabelSpace
+from muki.labels import LabelSpace, alike
 from muki.run_folder import RunFolder, Split
 from muki.texts import Columns, TextShards, cut
 
@@ -145,6 +145,11 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
         save_records(run.teachers, records)
         space.save(run.labels)
     logger.info("label space: %d labels%s", len(space.labels), _overlap(space))
+    for one in alike({record.name: record.labels for record in records}):
+        logger.warning(
+            "labels: '%s' of %s and '%s' of %s look like one class and stay two; `muki inspect` says how to merge them",
+            one.first, one.by, one.label, one.teacher,
+        )  # fmt: skip
 
 
 def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, TextShards]) -> None:
@@ -313,7 +318,8 @@ def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder,
     run = run or RunFolder(Path(config.output))
     records, space = load_records(run.teachers), LabelSpace.load(run.labels)
     if records is None or space is None:
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+        what = f"`muki score {run.root}`" if run.config.exists() else "`muki score` with its run file"
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run {what} first")
     return run, records, space
 
 

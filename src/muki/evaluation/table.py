@@ -34,6 +34,8 @@ def summary(metrics: dict[str, Any]) -> str:
         answering = "student" if "student" in metrics else "routed_ensemble"
         low, high = metrics[answering]["accuracy_interval"]
         lines.append(f"{answering.replace('_', ' ')} accuracy, 95 % interval: {low:.3f} to {high:.3f}")
+        if (behind := _behind(metrics)) is not None:
+            lines.append(behind)
         lines.append(
             f"routing accuracy (the most heard teacher knows the gold label): {metrics['routing']['accuracy']:.3f}"
         )
@@ -43,14 +45,26 @@ def summary(metrics: dict[str, Any]) -> str:
     margin = pool["margin"]["median"]
     lines.append(f"pool: {pool['texts']} texts, most heard teacher: {shares}; median margin {margin:.3f}")
     if (outlook := pool.get("routing")) is not None:
-        judged = "" if outlook["refined"] else " (not refined over the pool, not calibrated)"
-        lines.append(f"expected routing accuracy, estimated without labels: {outlook['expected_accuracy']:.3f}{judged}")
+        expected = (
+            f"{outlook['expected_accuracy']:.3f}" if outlook["refined"] else "unknown (not refined over the pool)"
+        )
+        lines.append(f"expected routing accuracy on the pool, estimated without labels: {expected}")
     if (share := notable_foreign_share(metrics)) is not None:
         lines.append(f"texts that seem to belong to none of the labels, a rough estimate without labels: {share:.0%}")
     agreement = pool["held_out"].get("student_target_agreement")
     if agreement is not None:
         lines.append(f"student and target agree on {agreement:.1%} of {pool['held_out']['n']} held-out texts")
     return "\n".join(lines)
+
+
+def _behind(metrics: dict[str, Any]) -> str | None:
+    """A word of warning where the teachers together beat the student for sure."""
+    if "student" not in metrics:
+        return None
+    best = max(metrics[key]["accuracy"] for key in ("ensemble", "routed_ensemble"))
+    if best <= metrics["student"]["accuracy_interval"][1]:
+        return None
+    return f"the student is behind the teachers' ensemble ({best:.3f}): train for longer, or give more texts"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

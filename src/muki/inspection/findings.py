@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
+from muki.labels import alike
 from muki.routing.names import are_words
 from muki.teachers.provenance import licence_warnings
 
-_ALIKE = 0.88
 _TRUNCATED = 0.1
 _UNKNOWN = 0.05
 _PIECES_PER_CHARACTER = 1.3
@@ -41,14 +39,12 @@ def alike_labels(labels: Mapping[str, Sequence[str]]) -> list[Finding]:
         labels: each teacher's name and label names.
     """
     findings = []
-    for (one, own), (other, others) in combinations(labels.items(), 2):
-        for a in own:
-            for b in others:
-                if a != b and b not in own and a not in others and _alike(a, b):
-                    said = f"“{a}” of {one} and “{b}” of {other} look like one class"
-                    line = f"labels: {{{yaml_name(b)}: {yaml_name(a)}}}"
-                    remedy = f"to merge them, give teacher {other} the line   {line}"
-                    findings.append(Finding("warning", "labels", said, remedy))
+    for one in alike(labels):
+        said = f"“{one.first}” of {one.by} and “{one.label}” of {one.teacher} look like one class"
+        line = f"labels: {{{yaml_name(one.label)}: {yaml_name(one.first)}}}"
+        findings.append(
+            Finding("warning", "labels", said, f"to merge them, give teacher {one.teacher} the line   {line}")
+        )
     return findings
 
 
@@ -138,19 +134,6 @@ def licences(found: Mapping[str, str | None]) -> list[Finding]:
     """Licences of the models that may not fit together, by model."""
     remedy = "read them before the student is used or passed on"
     return [Finding("warning", "licences", said, remedy) for said in licence_warnings(found)]
-
-
-def _alike(a: str, b: str) -> bool:
-    x, y = _plain(a), _plain(b)
-    if not x or not y:
-        return False
-    return x == y or (min(len(x), len(y)) >= 5 and difflib.SequenceMatcher(None, x, y).ratio() >= _ALIKE)
-
-
-def _plain(label: str) -> str:
-    """Lower case, words in order of the alphabet, without punctuation or a plural's s."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
-    return "".join(sorted(re.sub(r"(?<=\w\w)s$", "", word) for word in re.findall(r"[^\W_]+", words.casefold())))
 
 
 def yaml_name(name: str) -> str:

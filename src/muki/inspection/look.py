@@ -26,6 +26,7 @@ from muki.report.evidence import teacher_certainty
 from muki.routing.scores import available, parts_of
 from muki.student.model import load_tokenizer
 from muki.teachers.bases import Base, base_of, difference
+from muki.teachers.checks import longest
 from muki.teachers.dropout import dropout_rates
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.provenance import provenance
@@ -252,7 +253,7 @@ def _teacher_look(wanted: TeacherConfig, teacher: Teacher, differ: bool, seen: I
     origin = provenance(wanted.model, wanted.revision)
     tokens = tokens_of(teacher.tokenizer, seen.texts.sample, teacher.max_length, teacher.prefix)
     who = f"teacher {teacher.name}"
-    most = getattr(teacher.model.config, "max_position_embeddings", None) or teacher.max_length
+    most = longest(teacher.model.config, teacher.tokenizer)
     seen.findings += findings.truncation(who, tokens.truncated, teacher.max_length, tokens.p95, most)
     seen.findings += findings.vocabulary(who, tokens.unknown, tokens.per_character, seen.texts.languages)
     return TeacherLook(
@@ -273,15 +274,19 @@ def _teacher_look(wanted: TeacherConfig, teacher: Teacher, differ: bool, seen: I
 
 def _student_tokens(config: RunConfig, seen: Inspection) -> Tokens | None:
     assert seen.texts is not None
+    from transformers import AutoConfig
+
+    student = config.student
     try:
-        tokenizer = load_tokenizer(config.student.model, config.trust_remote_code)
+        tokenizer = load_tokenizer(student.model, config.trust_remote_code)
     except StudentError as error:
         seen.findings.append(_problem(error))
         return None
-    most = min(int(tokenizer.model_max_length), 100_000)
-    tokens = tokens_of(tokenizer, seen.texts.sample, config.student.max_length, config.student.prefix)
+    most = longest(AutoConfig.from_pretrained(student.model, trust_remote_code=config.trust_remote_code), tokenizer)
+    length = min(student.max_length, most)
+    tokens = tokens_of(tokenizer, seen.texts.sample, length, student.prefix)
     seen.student = tokens
-    seen.findings += findings.truncation("student", tokens.truncated, config.student.max_length, tokens.p95, most)
+    seen.findings += findings.truncation("student", tokens.truncated, length, tokens.p95, most)
     seen.findings += findings.vocabulary("student", tokens.unknown, tokens.per_character, seen.texts.languages)
     return tokens
 

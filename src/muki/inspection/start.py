@@ -11,7 +11,7 @@ from muki.inspection.findings import alike_labels, yaml_name
 from muki.inspection.look import tokens_of
 from muki.inspection.texts import look
 from muki.labels import is_generic
-from muki.teachers.checks import require_folder_if_path
+from muki.teachers.checks import longest, require_folder_if_path
 from muki.teachers.provenance import provenance
 from muki.texts import Columns, read
 
@@ -37,7 +37,7 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         raise ConfigError(f"muki inspect --init: two or more teachers are needed, found {len(models)}")
     sample = look(read(texts, Columns(text_column)), most=20_000).sample
     labels: dict[str, list[str]] = {}
-    lines, longest = ["teachers:"], 0
+    lines, wanted, limits = ["teachers:"], 0, {}
     for model in models:
         name = Path(model).name
         require_folder_if_path(model, name)
@@ -46,13 +46,13 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         except (OSError, ValueError) as error:
             raise TeacherError(f"teacher '{name}': cannot be read ({first_line(error)})") from None
         tokens = tokens_of(tokenizer, sample, 10**6)
-        longest = max(longest, tokens.p95)
+        wanted, limits[model] = max(wanted, tokens.p95), longest(config, tokenizer)
         own = [str(config.id2label[i]) for i in range(config.num_labels)]
         labels[name if name not in labels else f"{name}-{len(labels) + 1}"] = own
-        lines += _teacher_lines(model, own, config, _rounded(tokens.p95))
+        lines += _teacher_lines(model, own, config, min(_rounded(tokens.p95), limits[model]), tokens.p95)
     lines += [f"  # {line}" for line in _merging(labels)]
     start = next((base for model in models for base in provenance(model).base_models), models[0])
-    student = f"{{model: {_quoted(start)}, max_length: {_rounded(longest)}}}"
+    student = f"{{model: {_quoted(start)}, max_length: {min(_rounded(wanted), limits.get(start, _rounded(wanted)))}}}"
     pool = f"{{path: {_quoted(texts)}, text: {_quoted(text_column)}}}"
     return "\n".join([
         "# A run of muki; `muki inspect` looks at it, `muki run` does it.",
@@ -69,7 +69,7 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
     ])  # fmt: skip
 
 
-def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int) -> list[str]:
+def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int, wanted: int) -> list[str]:
     lines = [f"  - model: {_quoted(model)}   # {type(config).__name__.removesuffix('Config')}, {len(labels)} labels"]
     generic = [label for label in labels if is_generic(label)]
     if generic:
@@ -78,7 +78,10 @@ def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int) 
     else:
         lines.append(f"    # labels: {{{yaml_name(labels[0])}: another name}}   # rename; equal names are one class: "
                      + ", ".join(labels))  # fmt: skip
-    lines.append(f"    max_length: {max_length}   # holds 95 % of the texts")
+    enough = max_length >= wanted
+    lines.append(f"    max_length: {max_length}   # " + (
+        "holds 95 % of the texts" if enough else f"it can take no more; 95 % of the texts need {wanted}"
+    ))  # fmt: skip
     rates = [v for k, v in vars(config).items() if "drop" in k and "layerdrop" not in k and isinstance(v, float)]
     if not any(rates):
         lines.append("    # dropout_override: 0.1   # it was trained without dropout, which muki and muki-fast need")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from muki.files import write_text
 from muki.report.compare import render_comparison
 from muki.report.facts import collect
 from muki.report.page import render
-from muki.report.tables import to_label_csv
+from muki.report.tables import filled_in, to_label_csv
 from muki.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 def write_report(run: RunFolder, config: RunConfig) -> Path:
-    """Write `report/report.html`, and `report/to-label.csv` beside it.
+    """Write `report/report.html`, and `report/to-label.csv` beside it; labels that a person filled in there stay.
 
     Returns:
         the page.
@@ -26,7 +29,11 @@ def write_report(run: RunFolder, config: RunConfig) -> Path:
     """
     facts = collect(run, config)
     write_text(run.report, render(facts))
-    write_text(run.report.parent / "to-label.csv", to_label_csv(facts.to_label))
+    to_label = run.report.parent / "to-label.csv"
+    if filled_in(to_label):
+        logger.warning("%s: has labels that were filled in, and stays as it is; move it away for a new list", to_label)
+    else:
+        write_text(to_label, to_label_csv(facts.to_label))
     return run.report
 
 

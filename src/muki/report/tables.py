@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from muki.report.facts import TextFacts
 
@@ -28,6 +29,17 @@ def to_label_csv(texts: Sequence[TextFacts]) -> str:
         ]  # fmt: skip
         writer.writerow([_harmless(cell) for cell in row])
     return "\ufeff" + buffer.getvalue()
+
+
+def filled_in(path: Path) -> bool:
+    """Whether a person has worked in the file: a label is there, or it is no longer as it was written."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
+    except FileNotFoundError:
+        return False
+    except (UnicodeDecodeError, csv.Error):
+        return True
+    return any(row.get("label") is None or row["label"].strip() for row in rows)
 
 
 def _harmless(cell: str) -> str:

@@ -127,6 +127,8 @@ def train_student(
         logger.info("student: reusing %s (same supervision, start and training settings)", folder)
         return key
 
+    if folder.exists():
+        logger.info("student: training anew, for other supervision or settings; the one in %s is replaced", folder)
     model, tokenizer = load_student(
         student.model, space.labels, seed=training.seed, trust_remote_code=trust_remote_code
     )

@@ -18,15 +18,20 @@ logger = logging.getLogger(__name__)
 
 def usable_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, wanted: int, name: str) -> int:
     """Cut `wanted` tokens down to what model and tokenizer can take."""
-    positions = getattr(config, "max_position_embeddings", None) or wanted
-    if positions < 1:  # XLNet's -1: no limit
-        positions = wanted
-    if config.model_type in OFFSET_POSITIONS:  # position ids start after the padding id there
-        positions -= (config.pad_token_id or 0) + 1
-    usable = min(wanted, positions, tokenizer.model_max_length)
+    usable = min(wanted, longest(config, tokenizer))
     if usable < wanted:
         logger.warning("'%s': max_length %d cut down to the %d tokens that it can take", name, wanted, usable)
-    return int(usable)
+    return usable
+
+
+def longest(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens a text that model and tokenizer can take."""
+    positions = getattr(config, "max_position_embeddings", None) or -1
+    if positions < 1:  # relative positions; XLNet says -1
+        return int(tokenizer.model_max_length)
+    if config.model_type in OFFSET_POSITIONS:  # position ids start after the padding id there
+        positions -= (config.pad_token_id or 0) + 1
+    return int(min(positions, tokenizer.model_max_length))
 
 
 def require_folder_if_path(model: str, name: str) -> None:
