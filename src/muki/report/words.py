@@ -215,7 +215,7 @@ def _expected(facts: Facts) -> list[Remark]:
         Remark(
             "plain" if share >= _WELL_ROUTED else "warn",
             f"{said} This is an estimate without labels; on most collections with known labels its calibration error "
-            "was 1 to 8 points, and 12 to 33, far too high, where teachers were weak. A teacher that knows the answer "
+            "was 1 to 9 points, and 12 to 23, far too high, where teachers were weak. A teacher that knows the answer "
             "can still be wrong.",
         )
     ]
@@ -294,6 +294,6 @@ def _foreign_estimate(facts: Facts) -> Remark:
     return Remark(
         "warn" if facts.foreign > _FALSE_ALARMS else "plain",
         f"About {percent(facts.foreign, 0)} of the texts seem to belong to none of the labels{counted}. This is a "
-        "rough estimate without labels: on pools without such texts it was 1 to 9 %, on one 28 %; on pools of which a "
-        "fifth was such texts, 10 to 19 %.",
+        "rough estimate without labels: on pools without such texts it was 1 to 9 %; on pools of which a fifth was "
+        "such texts, 6 to 17 %.",
     )
