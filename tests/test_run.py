@@ -958,12 +958,28 @@ def test_a_student_of_earlier_settings_is_not_reported_as_one_of_the_new(tmp_pat
     for command in (["report", root], ["evaluate", root, "--labels", root / "report" / "to-label.csv"]):
         result = invoke(*command)
         assert result.exit_code == 2
-        assert "the supervision there was made with other settings, scores or texts" in result.stderr
+        assert "the supervision there was made with other settings; run `muki supervise`" in result.stderr
     works("supervise", root)
     assert f"student: training anew, for other supervision or settings; the one in {root}/student is replaced" in (
         works("train", root, "--set", "training.epochs=1").stderr
     )
-    works("evaluate", root, "--set", "training.epochs=1")
+    works("evaluate", root)  # the folder knows of it
+    works("report", root)
+    content = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    write_yaml(root / "config.yaml", {**content, "training": {**content["training"], "epochs": 2}})
+    assert "the student there was made with other settings; run `muki train`" in invoke("report", root).stderr
+
+
+def test_a_report_needs_the_run_folder_alone(tmp_path: Path, finished: Folder):
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    content = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    for one in (*content["teachers"], content["student"]):
+        one["model"] = "/nowhere/" + Path(one["model"]).name
+    write_yaml(root / "config.yaml", content)
+    trained = json.loads((root / "training.json").read_text(encoding="utf-8"))
+    trained["settings"]["student"]["model"] = content["student"]["model"]
+    (root / "training.json").write_text(json.dumps(trained), encoding="utf-8")
+    works("report", root)
 
 
 def test_to_see_whether_supervision_is_stale_nothing_is_made_anew(tmp_path: Path, teachers: list[Path], encoder: Path):

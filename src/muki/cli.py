@@ -64,6 +64,12 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
     typer.echo(f'use it:  pipeline("text-classification", model="{student}", truncation=True)')
 
 
+def _keep(config: Any, overrides: list[str]) -> None:
+    """What a finished stage was made with becomes the run folder's own settings, so that later stages know of it."""
+    if overrides:
+        config.save(Path(config.output) / "config.yaml")
+
+
 @app.command()
 @guarded
 def integrate(
@@ -159,7 +165,9 @@ def supervise(run: Run, set_: Set = []) -> None:  # noqa: B006
     """
     from muki import pipeline
 
-    pipeline.supervise(config_of(run, set_))
+    config = config_of(run, set_)
+    pipeline.supervise(config)
+    _keep(config, set_)
 
 
 @app.command()
@@ -171,7 +179,9 @@ def train(run: Run, set_: Set = []) -> None:  # noqa: B006
     """
     from muki import pipeline
 
-    pipeline.train(config_of(run, set_))
+    config = config_of(run, set_)
+    pipeline.train(config)
+    _keep(config, set_)
 
 
 @app.command()

@@ -23,17 +23,17 @@ def report(
     """
     from muki.report.make import write_comparison, write_report
     from muki.run_folder import RunFolder
-    from muki.stale import require_current
+    from muki.stale import require_described
 
     config = config_of(run, only_looks=True)
     first = RunFolder(Path(config.output))
-    require_current(config, first)
+    require_described(config, first)
     if other is None:
         page = write_report(first, config)
     else:
         config_b = config_of(other, only_looks=True)
         second = RunFolder(Path(config_b.output))
-        require_current(config_b, second)
+        require_described(config_b, second)
         page = write_comparison((first, config), (second, config_b))
     typer.echo(f"report: {page}")
 

@@ -252,10 +252,10 @@ def evaluate_labelled(config: RunConfig, path: str) -> dict[str, Any]:
     """What labels that a person has filled in say of student and teachers; the report then says it too."""
     from muki.evaluation.labelled import evaluate_labelled as evaluate_stage
     from muki.report.make import write_report
-    from muki.stale import require_current
+    from muki.stale import require_described
 
     run, _, space = _scored(config)
-    require_current(config, run)
+    require_described(config, run)
     metrics = evaluate_stage(run, config, space, path)
     write_json(run.labelled, metrics)
     write_report(run, config)

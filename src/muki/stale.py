@@ -12,7 +12,7 @@ from muki.integration.stage import SUPERVISION_VERSION
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder
 from muki.student.merging import merge_fingerprint
-from muki.student.training import student_fingerprint
+from muki.student.training import student_fingerprint, training_settings
 from muki.teachers.survey import load_records
 
 
@@ -24,6 +24,22 @@ def require_current(config: RunConfig, run: RunFolder) -> None:
     """
     require_supervision(config, run)
     require_student(config, run)
+
+
+def require_described(config: RunConfig, run: RunFolder) -> None:
+    """Supervision and student are what the settings say, as far as the run folder alone tells.
+
+    Neither teachers nor the student's start are needed, so that a report can be made wherever the folder was moved to.
+
+    Raises:
+        StaleError: they are of other settings.
+    """
+    made = read_json(run.supervision / "supervision.json")
+    if made is not None and made["method"] != config.method.model_dump():
+        raise _stale(run.supervision, "the supervision", "settings", "supervise")
+    trained = (read_json(run.training) or {}).get("settings")
+    if trained is not None and trained != training_settings(config.student, config.training):
+        raise _stale(run.student, "the student", "settings", "train")
 
 
 def require_supervision(config: RunConfig, run: RunFolder) -> None:

@@ -15,7 +15,7 @@ _MISSED = 0.5
 _OVERSURE = 0.1
 _WELL_ROUTED = 0.8
 _HARDLY_ANY = 0.005  # of the pool; it would be rounded to 0 %
-_FALSE_ALARMS = 0.09  # the share found in pools without foreign texts, but for one
+_FALSE_ALARMS = 0.09  # the most that was found in pools without foreign texts
 
 
 @dataclass(frozen=True)

@@ -162,10 +162,15 @@ def train_student(
         save_classifier(trainer.model, tokenizer, folder, max_length)
         files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
         about = _record(trainer, key, seconds, len(train_index), len(holdout_index))
-        write_json(record, {**about, "files": files})
+        write_json(record, {**about, "settings": training_settings(student, training), "files": files})
         remove(checkpoints)
         logger.info("student: trained in %s, saved in %s", clock(seconds), folder)
     return key
+
+
+def training_settings(student: StudentConfig, training: TrainingConfig) -> dict[str, Any]:
+    """What a run file says of the student, as its record keeps it."""
+    return {"student": student.model_dump(mode="json"), "training": training.model_dump(mode="json")}
 
 
 def student_fingerprint(
