@@ -565,6 +565,8 @@ def test_missing_texts_and_empty_folders_are_named(tmp_path, integrate):
     missing = f"texts '{path}': no such file or folder; give a file ({SUFFIXES}), or a folder of such files"
     empty = f"texts '{folder}': a folder without text files; expected {SUFFIXES}"
     assert_refused(missing, *integrate(texts=path), continues=tmp_path / "run")
+    looked_in = missing.replace(f"'{path}'", "'nope.jsonl'").replace("folder;", f"folder in {tmp_path};", 1)
+    assert_refused(looked_in, *integrate(texts="nope.jsonl"), continues=tmp_path / "run")
     assert_refused(empty, *integrate(texts=folder, output=tmp_path / "r2"), continues=tmp_path / "r2")
 
 

@@ -9,6 +9,7 @@ import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -52,8 +53,16 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
     if files is not None:
         return _renumbered(text for file in files for text in _read_file(file, columns))
     if _looks_like_a_file(source):
-        raise TextsError(f"texts '{source}': no such file or folder; give a file ({KNOWN}), or a folder of such files")
+        raise TextsError(
+            f"texts '{source}': no such file or folder{_looked_in(source)}; give a file ({KNOWN}), or a folder of such "
+            "files"
+        )
     return _from_hub(source, columns, split)
+
+
+def _looked_in(source: str) -> str:
+    """Where a relative path was looked for."""
+    return "" if is_url(source) or source.startswith(("/", "~")) else f" in {Path.cwd()}"
 
 
 # --- one reader for each form ------------------------------------------------------------------------------------
@@ -150,13 +159,15 @@ def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
         import datasets
     except ImportError:
         raise TextsError(
-            f"texts '{name}': no such file or folder; to read a Hub data set of that name, pip install 'muki[datasets]'"
+            f"texts '{name}': no such file or folder{_looked_in(name)}; to read a Hub data set of that name, pip "
+            "install 'muki[datasets]'"
         ) from None
     try:
         rows = datasets.load_dataset(name, split=split or "train", streaming=True)
     except Exception as error:  # the library raises many kinds here
         raise TextsError(
-            f"texts '{name}': no such file or folder, and not a Hub data set that can be read ({first_line(error)})"
+            f"texts '{name}': no such file or folder{_looked_in(name)}, and not a Hub data set that can be read "
+            f"({first_line(error)})"
         ) from None
     return _from_rows(_numbered(rows, name), columns)
 
