@@ -36,7 +36,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import muki
 from muki import pipeline as stages
-from muki.config import TrainingConfig, load_config, make_config
+from muki.config import TrainingConfig, apply_overrides, load_config, make_config
 from muki.errors import RunFolderError, StaleError
 from muki.evaluation.card import _card_data
 from muki.evaluation.metrics import accuracy_interval
@@ -1029,6 +1029,11 @@ def test_a_section_may_be_its_one_needed_setting(tmp_path: Path, run_file: Path)
     assert (config.student.max_length, config.texts.path, config.test and config.test.label) == (
         128, "pool.jsonl", "label",
     )  # fmt: skip
+    overrides = ["student.max_length=16", "teachers.1.prefix=query", "texts.limit=3"]
+    changed = make_config(apply_overrides(short, overrides), "short.yaml")
+    assert (changed.student.model, changed.student.max_length) == (short["student"], 16)
+    assert (changed.teachers[1].model, changed.teachers[1].prefix) == (short["teachers"][1], "query")
+    assert (changed.texts.path, changed.texts.limit) == ("pool.jsonl", 3)
 
 
 def test_labels_that_differ_in_spelling_are_warned_of_in_a_run(tmp_path: Path, teachers: list[Path], encoder: Path):

@@ -303,6 +303,12 @@ def make_config(content: Mapping[str, Any], source: str) -> RunConfig:
     return validated(RunConfig, content, source)
 
 
+_SHORT = {
+    "teachers": TeacherConfig.needed, "student": StudentConfig.needed, "texts": TextsConfig.needed,
+    "test": TestConfig.needed,
+}  # fmt: skip
+
+
 def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Apply `training.epochs=2`-style overrides; values are read as YAML, list items by number (`teachers.0.prefix=…`).
 
@@ -320,7 +326,11 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
             result["method"] = _spell_out(result.get("method", DEFAULT_METHOD), last)
         try:
             for key in parents:
-                place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+                index: Any = int(key) if isinstance(place, list) else key
+                here = place[index] if isinstance(place, list) else place.setdefault(index, {})
+                if isinstance(here, str) and parents[0] in _SHORT:  # a section that is written as its path alone
+                    place[index] = here = {_SHORT[parents[0]]: here}
+                place = here
             place[int(last) if isinstance(place, list) else last] = yaml.safe_load(raw)
         except (ValueError, IndexError, AttributeError, TypeError, yaml.YAMLError):
             raise ConfigError(f"--set {override}: there is no '{path}' to set") from None
