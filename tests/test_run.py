@@ -979,7 +979,10 @@ def test_a_report_needs_the_run_folder_alone(tmp_path: Path, finished: Folder):
     trained = json.loads((root / "training.json").read_text(encoding="utf-8"))
     trained["settings"]["student"]["model"] = content["student"]["model"]
     (root / "training.json").write_text(json.dumps(trained), encoding="utf-8")
-    works("report", root)
+    page = root / "report" / "report.html"
+    page.unlink()
+    assert works("report", root).stdout == f"report: {page}\n"
+    assert "student" in page.read_text(encoding="utf-8")
 
 
 def test_to_see_whether_supervision_is_stale_nothing_is_made_anew(tmp_path: Path, teachers: list[Path], encoder: Path):
