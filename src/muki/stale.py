@@ -34,8 +34,8 @@ def require_described(config: RunConfig, run: RunFolder) -> None:
     Raises:
         StaleError: they are of other settings.
     """
-    made = read_json(run.supervision / "supervision.json")
-    if made is not None and made["method"] != config.method.model_dump():
+    made = (read_json(run.supervision / "supervision.json") or {}).get("method")
+    if made is not None and made != config.method.model_dump():
         raise _stale(run.supervision, "the supervision", "settings", "supervise")
     trained = (read_json(run.training) or {}).get("settings")
     if trained is not None and trained != training_settings(config.student, config.training):
