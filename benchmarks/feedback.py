@@ -19,7 +19,6 @@ from pools import METHOD, Pool, Record, arguments, report
 from muki import pipeline
 from muki.config import StudentConfig
 from muki.experiments.grid import Grid
-from muki.formulas import softmax
 from muki.integration.fitting import fit_router
 from muki.integration.router import neighbourhood
 from muki.predict import Classifier
@@ -57,10 +56,11 @@ def _measured(pool: Pool, run: RunFolder) -> Record:
 
     prefix = config.student.prefix
     said = np.log(Classifier.load(run.student, prefix=prefix).probabilities(list(pool.texts)) + 1e-12)
-    agreement = log_agreement(said, [softmax(one.logits) for one in outputs], pool.columns)
+    answers = router.answers(outputs)
+    agreement = log_agreement(said, answers, pool.columns)
     parts = router.parts(outputs).reshape(len(before), -1)
-    answers = neighbourhood(outputs, view.astype(np.float64)).answers(pool.columns)
-    evidence = Evidence.fit([agreement], parts, answers).log_weights([agreement], parts)
+    tops = neighbourhood(outputs[0].rows, answers, view.astype(np.float64)).answers(pool.columns)
+    evidence = Evidence.fit([agreement], parts, tops).log_weights([agreement], parts)
     student = StudentConfig(model=str(run.student), prefix=prefix, max_length=config.student.max_length)
     trained = Encoder(student)
     features = trained.encode(list(pool.texts))

@@ -636,11 +636,13 @@ def test_the_expectation_counts_all_teachers_that_name_the_targets_class():
          "A teacher is heard with the probability that it is the one to know the text's label. Two judges give it: its "
          "certainty and relative Mahalanobis distance (how usual the text is for it), each standardised over the pool; "
          "and the classes that the pool shows in the student's encoder. A text counts as much as its label is likely "
-         "to come from a right teacher, and less where it seems to belong to none of the labels."),
+         "to come from a right teacher, and less where it seems to belong to none of the labels. "
+         "Teachers that are surer among their own labels than they say are sharpened."),
         ("muki-plus", False,
          "How much a teacher is heard follows its certainty and relative Mahalanobis distance (how usual the text is "
          "for it), each standardised over the pool; the pool's classes were not trusted to correct this. A text counts "
-         "as much as its label is likely to come from a right teacher."),
+         "as much as its label is likely to come from a right teacher. Teachers that are surer among their own labels "
+         "than they say are sharpened."),
         ("muki", False, "Each text is taught mostly by the teacher that is surest of it. Texts on which two teachers "
                         "are about equal count less."),
         ("muki-hard", False, "Each text is taught by the teacher that is surest of it, by no other."),

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from muki.formulas import softmax
 from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
 from muki.integration.pool import fit_on_pool
-from muki.integration.router import fold_of, neighbourhood
+from muki.integration.router import fold_of, neighbourhood, plain_answers
 from muki.integration.stage import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method
@@ -33,12 +33,17 @@ START = PLUS.model_copy(update={"refinement": "none", "reweight": "none"})
 
 
 def pool(
-    shares: tuple[float, ...] = (0.5, 0.5), n: int = 1200, per_teacher: int = 3, surer: float = 1.0, seed: int = 0
+    shares: tuple[float, ...] = (0.5, 0.5),
+    n: int = 1200,
+    per_teacher: int = 3,
+    surer: float = 1.0,
+    flat: tuple[float, ...] | None = None,
+    seed: int = 0,
 ) -> tuple[list[TeacherOutputs], LabelSpace, np.ndarray, np.ndarray]:
     """Teachers with classes of their own, a view that shows the classes, and each text's owner.
 
     A teacher is right on most of its own texts and answers others at random with less certainty; the first is `surer`
-    times as loud as the others on everything.
+    times as loud as the others on everything, and each one's logits are `flat` times what they would be.
     """
     rng = np.random.default_rng(seed)
     teachers = len(shares)
@@ -55,7 +60,7 @@ def pool(
         features = np.where(own[:, None], np.eye(8)[said], 0.4 * rng.normal(size=(n, 8))) + 0.2 * rng.normal(
             size=(n, 8)
         )
-        outputs.append(made(logits, features=features))
+        outputs.append(made(logits * (flat[teacher] if flat else 1.0), features=features))
     columns = {f"t{i}": tuple(range(i * per_teacher, (i + 1) * per_teacher)) for i in range(teachers)}
     return outputs, LabelSpace(tuple(f"c{i}" for i in range(teachers * per_teacher)), columns), view, owner
 
@@ -413,7 +418,10 @@ def test_a_text_is_judged_by_a_model_that_was_fitted_without_it_wherever_it_lies
 
 def test_what_a_text_was_routed_to_says_nothing_of_itself_or_its_fold():
     outputs, space, view, owner = pool(n=400)
-    texts, columns = neighbourhood(outputs, unit_length(view)), list(space.columns.values())
+    texts, columns = (
+        neighbourhood(outputs[0].rows, plain_answers(outputs), unit_length(view)),
+        list(space.columns.values()),
+    )
     weights = np.eye(2)[owner]
     before = PoolModel.fit(texts, weights, columns, 6).log_weights(texts)
     weights[7] = weights[7, ::-1]

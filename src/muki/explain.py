@@ -130,7 +130,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
     weights = raw_weights(routing, predictions, config.method) / average_weight(run.supervision)
     estimated = refined and estimates_routing(config.method)
     return assemble(
-        asked, outputs, space, routing.weights, weights, student,
+        asked, outputs, router.answers(outputs), space, routing.weights, weights, student,
         right=right_probability(routing.probabilities, predictions) if estimated else None,
         why=cause(config.method, refined, router.names is not None),
         foreign=routing.foreign if refined else None,
@@ -158,6 +158,7 @@ def _as_in_pool(texts: Sequence[Text], pool: Iterable[Text]) -> list[Text]:
 def assemble(
     texts: Sequence[Text],
     outputs: list[TeacherOutputs],
+    calibrated: list[Array],
     space: LabelSpace,
     routing: Array,
     weights: Array,
@@ -171,6 +172,7 @@ def assemble(
     Args:
         texts: n texts; a negative row is one that is not in the pool.
         outputs: of each teacher, in the order of the label space.
+        calibrated: each teacher's distribution as the target takes it, shapes (n, C_i).
         space: the label space.
         routing: weights of the teachers, shape (n, N).
         weights: how much each text counts, shape (n,); 1 is the pool's average.
@@ -181,7 +183,7 @@ def assemble(
     """
     sure = teacher_certainty(outputs)
     distributions = [softmax(one.logits) for one in outputs]
-    target = integrate_distributions(routing, distributions, list(space.columns.values()), len(space.labels))
+    target = integrate_distributions(routing, calibrated, list(space.columns.values()), len(space.labels))
     result = []
     for i, text in enumerate(texts):
         voices = [

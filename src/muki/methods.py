@@ -35,6 +35,11 @@ class Method(BaseModel):
         description="view: the pool's classes in the student encoder's view correct the routing; view+names: so do the "
         "labels' names, if the teachers bear them out",
     )
+    teacher_temperature: Literal["one", "pool"] = Field(
+        "one",
+        description="of the teachers' softmax; pool: each is sharpened as far as the view bears out what it chooses "
+        "among its own labels",
+    )
     integration: Literal["soft", "hard"] = Field("soft", description="softmax over teachers, or the surest one alone")
     temperature: float = Field(0.2, gt=0, description="τ of the softmax over teachers (soft integration)")
     reweight: Literal["margin", "probability", "none"] = Field(
@@ -79,6 +84,8 @@ class Method(BaseModel):
                 f"temperature: {self.temperature:g} would change nothing, refined routing weights are probabilities; "
                 "leave it out"
             )
+        if self.teacher_temperature == "pool" and not self.refines:
+            raise ValueError("teacher_temperature: pool needs a neutral view to judge by; set refinement: view")
         if self.reweight == "probability" and not self.refines:
             raise ValueError("reweight: probability needs routing weights that are probabilities; set refinement: view")
         fewest = max(SCORES[part].needs_passes for part in parts_of(self.score))
@@ -120,6 +127,7 @@ class Method(BaseModel):
         others = [
             *([f"{_CALIBRATED[self.calibration]} scores"] if self.calibration != "none" else []),
             *(["refined over the pool" + (" and by label names" if self.reads_names else "")] if self.refines else []),
+            *(["teachers sharpened"] if self.teacher_temperature == "pool" else []),
             *(["gold labels as target"] if self.target == "gold" else []),
             *([f"objective {self.objective}"] if self.objective != "kl" else []),
             *(["no student"] if self.student == "none" else ["merged weights"] if self.student == "merged" else []),
@@ -137,6 +145,7 @@ PRESETS: dict[str, Method] = {
         passes=0,
         calibration="standardise",
         refinement="view+names",
+        teacher_temperature="pool",
         reweight="probability",
     ),
     "muki": Method(),

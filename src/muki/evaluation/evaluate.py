@@ -27,7 +27,7 @@ from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_ou
 from muki.files import read_json
 from muki.formulas import Array, softmax
 from muki.integration.pool import load_outputs, scored_pool, scored_texts
-from muki.integration.router import Routing, gold_routing
+from muki.integration.router import Routing, gold_routing, plain_answers
 from muki.integration.stage import Supervision, load_supervision, union_predictions
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
@@ -89,7 +89,8 @@ def pool_metrics(
         said = student.of("pool", pool, asked)[np.searchsorted(asked, supervision.rows[holdout])].argmax(axis=-1)
         held_out["student_target_agreement"] = accuracy(said, supervision.target[holdout].argmax(axis=-1))
     top_two = np.sort(supervision.scores, axis=-1)[:, -2:]
-    findings = (read_json(run.supervision / "supervision.json") or {}).get("findings") or {}
+    made = read_json(run.supervision / "supervision.json") or {}
+    findings = made.get("findings") or {}
     outlook = routing_outlook(config.method, supervision.routing, predictions, findings)
     return {
         "texts": pool.rows,
@@ -103,6 +104,7 @@ def pool_metrics(
         "score": {name: quantiles(supervision.scores[:, i]) for i, name in enumerate(names)},
         "margin": quantiles(top_two[:, 1] - top_two[:, 0]),
         "passes": {name: float(one.passes.mean()) for name, one in zip(names, outputs, strict=True)},
+        **{key: made[key] for key in ("teacher_temperature",) if key in made},
         "held_out": held_out,
         **({"routing": outlook} if outlook else {}),
         **({key: bool(findings.get(key)) for key in ("refined", "names_heard")} if config.method.refines else {}),
@@ -129,7 +131,7 @@ def labelled_metrics(
     outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(config, run, "test", features=True)]
 
     own_parts = {name: np.isin(gold, columns[i]) for i, name in enumerate(names)}
-    routing = route_test(run, config, space, outputs, gold)
+    routing, calibrated = route_test(run, config, space, outputs, gold)
     teachers = {name: _teacher_alone(outputs[i], columns[i], gold) for i, name in enumerate(names)}
     found: dict[str, Any] = {"test": {"texts": len(texts), "left_out": dict(outside), "source": test.source}}
     if config.method.student != "none":
@@ -145,9 +147,11 @@ def labelled_metrics(
     return found | {
         "teachers": teachers,
         "ensemble": classification_metrics(
-            ensemble(outputs, space, soft_weights(routing_scores(outputs, "energy"), 1.0)), gold, space.labels
+            ensemble(plain_answers(outputs), soft_weights(routing_scores(outputs, "energy"), 1.0), space),
+            gold,
+            space.labels,
         ),
-        "routed_ensemble": classification_metrics(ensemble(outputs, space, routing.weights), gold, space.labels),
+        "routed_ensemble": classification_metrics(ensemble(calibrated, routing.weights, space), gold, space.labels),
         "routing": {
             "accuracy": routing_accuracy(routing.weights, gold, columns),
             "by_label": _most_heard_by_label(routing.weights, gold, space),
@@ -161,7 +165,7 @@ def labelled_metrics(
 
 def route_test(
     run: RunFolder, config: RunConfig, space: LabelSpace, outputs: list[TeacherOutputs], gold: NDArray[np.int64]
-) -> Routing:
+) -> tuple[Routing, list[Array]]:
     """Route test texts by the method's chain, fitted on the pool; gold labels are read by the ceilings only.
 
     Args:
@@ -170,16 +174,20 @@ def route_test(
         space: the label space.
         outputs: each teacher's, for the test texts that are looked at.
         gold: of these texts, indices into the union.
+
+    Returns:
+        the routing, and each teacher's distribution as the chain takes it, shapes (n, C_i).
     """
     if config.method.needs_gold:
-        return gold_routing(gold, list(space.columns.values()))
+        return gold_routing(gold, list(space.columns.values())), plain_answers(outputs)
     router = scored_pool(config, run).fitted(config.method)
     view, test = neutral_view(config, run, "test"), TextShards.load(run.texts("test"))
+    answers = router.answers(outputs)
     if view is None or test is None:
-        return router(outputs)
+        return router(outputs), answers
     everything = np.concatenate([view(number) for number in range(len(test.shards))])
     rows = np.concatenate([[text.row for text in test.read(shard)] for shard in test.shards])
-    return router(outputs, everything[np.searchsorted(rows, outputs[0].rows)])
+    return router(outputs, everything[np.searchsorted(rows, outputs[0].rows)]), answers
 
 
 def require_known_labels(source: str, labels: Iterable[str | None], space: LabelSpace) -> Counter[str]:
@@ -198,13 +206,17 @@ def require_known_labels(source: str, labels: Iterable[str | None], space: Label
     return outside
 
 
-def ensemble(outputs: list[TeacherOutputs], space: LabelSpace, weights: Array) -> Array:
+def ensemble(answers: list[Array], weights: Array, space: LabelSpace) -> Array:
     """The teachers themselves as one classifier, without a student; shape (n, C).
 
-    With the weights of vanilla distillation this is the softmax of the concatenated logits.
+    With their softmax and the weights of vanilla distillation this is the softmax of the concatenated logits.
+
+    Args:
+        answers: each teacher's distribution over its own labels, shapes (n, C_i).
+        weights: routing weights, shape (n, N).
+        space: the label space.
     """
-    distributions = [softmax(one.logits) for one in outputs]
-    return integrate_distributions(weights, distributions, list(space.columns.values()), len(space.labels))
+    return integrate_distributions(weights, answers, list(space.columns.values()), len(space.labels))
 
 
 def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[np.int64]) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def _ensemble(run: RunFolder, config: RunConfig, space: LabelSpace, gold: NDArra
     test = scored_texts(run, "test")
     known = np.array([text.label in space.label2id for text in test])
     outputs = [one.take(np.flatnonzero(known)) for one in load_outputs(config, run, "test", features=True)]
-    return ensemble(outputs, space, route_test(run, config, space, outputs, gold).weights)
+    routing, answers = route_test(run, config, space, outputs, gold)
+    return ensemble(answers, routing.weights, space)
 
 
 def correct_of(record: Mapping[str, Any]) -> NDArray[np.bool_]:

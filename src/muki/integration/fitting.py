@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.formulas import Array, softmax
+from muki.formulas import Array
 from muki.integration.router import Column, Refinement, Router, neighbourhood, usual_of, voices
 from muki.labels import LabelSpace
 from muki.methods import Method
@@ -19,6 +19,7 @@ from muki.routing.foreign import ForeignTexts
 from muki.routing.names import START_PRIOR, LabelNames, are_words, borne_out, mean_something
 from muki.routing.refinement import Neighbourhood, PoolModel, agreement, refine
 from muki.routing.scores import SCORES, fit_scores, parts_of
+from muki.routing.temperature import teacher_temperatures
 from muki.routing.weights import hard_weights
 from muki.teachers.outputs import TeacherOutputs
 
@@ -64,7 +65,7 @@ def fit_router(
     ]
     enough = len(outputs[0]) >= _FEWEST  # for a covariance that deserves to be heard more than the entropy
     priors = np.array([SCORES[name].prior if enough else 1.0 for name in scores])
-    router = Router(method, columns, union, priors, np.zeros(len(outputs)))
+    router = Router(method, columns, union, priors, np.zeros(len(outputs)), np.ones(len(outputs)))
     spread = _spread(router.parts(outputs), priors) if len(scores) > 1 else float(priors[0])
     router = replace(router, spread=spread)
     if not method.refines or view is None:
@@ -73,9 +74,36 @@ def fit_router(
         logger.info("refinement: %d texts are too few to show their classes, keeping the scores", len(view))
         return replace(router, findings={"refined": 0.0})
     x = unit_length(view)
+    found = _look_at_pool(router, outputs, x, names, space)
+    if method.teacher_temperature == "one":
+        return found
+    temperatures = _temperatures(found, outputs, view)
+    if (temperatures == 1).all():
+        return found
+    logger.info("teachers: surer than they say, temperatures %s; the pool is looked at again with these",
+                ", ".join(f"{one:.2f}" for one in temperatures))  # fmt: skip
+    return _look_at_pool(replace(router, temperatures=temperatures), outputs, x, names, space)
+
+
+def _look_at_pool(
+    router: Router, outputs: list[TeacherOutputs], x: Array, names: NDArray[np.float16] | None, space: LabelSpace
+) -> Router:
+    """The router with what label names and pool say of the teachers' answers at its temperatures."""
     if names is not None:
         router = _hear_names(router, outputs, x, names, space)
     return _refined(router, outputs, x, len(space.labels))
+
+
+def _temperatures(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.float16]) -> Array:
+    """Each teacher's temperature by the pool's classes and the label names, as far as the router listens to them."""
+    x, judges = unit_length(view), []
+    if router.refinement is not None:
+        texts = neighbourhood(outputs[0].rows, router.answers(outputs), x @ router.refinement.axes)
+        judges.append(router.refinement.pool.log_probabilities(texts))
+    if router.names is not None:
+        judges.append(router.names.log_probabilities(x))
+    weights = router(outputs, view).probabilities
+    return teacher_temperatures([one.logits for one in outputs], judges, weights, router.union)
 
 
 def _hear_names(
@@ -85,7 +113,7 @@ def _hear_names(
     if not are_words(space.labels):
         logger.info("label names: not heard, most are no words (%s, ...)", ", ".join(space.labels[:3]))
         return replace(router, findings={"names_heard": 0.0})
-    distributions, parts = [softmax(one.logits) for one in outputs], router.parts(outputs)
+    distributions, parts = router.answers(outputs), router.parts(outputs)
     names = LabelNames.fit(vectors, x, distributions, router.union)
     kappa = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)
     names, heard = replace(names, agreement=kappa), mean_something(kappa, router.union)
@@ -102,8 +130,9 @@ def _hear_names(
 def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: int) -> Router:
     """The router with what the pool taught it, if the view shows the classes; else with the scores that it has."""
     axes = principal_axes(x, len(x) // _TEXTS_PER_AXIS)
-    texts = neighbourhood(outputs, x @ axes)
-    parts, named = router.parts(outputs), router.named(outputs, x)
+    answers = router.answers(outputs)
+    texts = neighbourhood(outputs[0].rows, answers, x @ axes)
+    parts, named = router.parts(outputs), router.named(answers, x)
     joined, priors = router.with_names(parts, named), router.importance
     # The names come from the view itself: they may speak against it, but not for it.
     found = refine(texts, parts, priors, router.union, n_labels)

@@ -14,8 +14,9 @@ from muki.config import RunConfig
 from muki.engines.work import ScoringSettings, shard_source
 from muki.errors import RunFolderError
 from muki.files import fingerprint
+from muki.formulas import Array
 from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
-from muki.integration.router import Router, Routing, gold_routing
+from muki.integration.router import Router, Routing, gold_routing, plain_answers
 from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.run_folder import RunFolder, Split
@@ -167,6 +168,10 @@ class GoldRouter:
     def __call__(self, outputs: list[TeacherOutputs], view: NDArray[np.float16] | None = None) -> Routing:
         """Route texts of the pool."""
         return gold_routing(self.gold(outputs), self.union)
+
+    def answers(self, outputs: list[TeacherOutputs]) -> list[Array]:
+        """Each teacher's distribution over its own labels, shapes (n, C_i)."""
+        return plain_answers(outputs)
 
     def gold(self, outputs: list[TeacherOutputs]) -> NDArray[np.int64]:
         """The texts' gold labels, shape (n,)."""

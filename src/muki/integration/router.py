@@ -65,18 +65,18 @@ class Refinement:
     foreign: ForeignTexts
 
     def __call__(
-        self, outputs: list[TeacherOutputs], x: Array, parts: Array, named: Array | None, usual: Array
+        self, texts: Neighbourhood, x: Array, parts: Array, named: Array | None, usual: Array
     ) -> tuple[Array, Array]:
         """Probabilities that each teacher knows the answer (n, N), and that none does (n,).
 
         Args:
-            outputs: each teacher's, of n texts.
-            x: view of these texts, shape (n, H), rows of length 1.
+            texts: n of them, looked at along `axes`.
+            x: their view, shape (n, H), rows of length 1.
             parts: their calibrated scores, shape (n, N, P).
             named: log weights by the label names, shape (n, N); None where the names are not heard.
             usual: how usual each is for each teacher, shape (n, N).
         """
-        by_pool = self.pool.log_weights(neighbourhood(outputs, x @ self.axes))
+        by_pool = self.pool.log_weights(texts)
         weights = np.exp(self.evidence.log_weights(voices(by_pool, named), parts.reshape(len(parts), -1)))
         return weights, self.foreign(x, usual)
 
@@ -92,6 +92,7 @@ class Router:
         names: what the label names say; None for methods that do not read them, or where they mean nothing.
         refinement: what the pool taught; None for methods that do not refine, or where the view was not trusted.
         offsets: of the scores, shape (N,).
+        temperatures: of the teachers' answers, shape (N,).
         spread: the joined scores are divided by this, so that one temperature fits any number of parts.
         union: each teacher's columns in the union.
         findings: what a report may say about the fit.
@@ -102,6 +103,7 @@ class Router:
     union: list[tuple[int, ...]]
     importance: Array
     offsets: Array
+    temperatures: Array
     spread: float = 1.0
     names: LabelNames | None = None
     refinement: Refinement | None = None
@@ -121,7 +123,8 @@ class Router:
             raise ValueError("this router reads the texts' view, and none was given")
         parts = self.parts(outputs)  # (n, N, P)
         x = None if view is None else unit_length(view)
-        named = self.named(outputs, x)
+        answers = self.answers(outputs)
+        named = self.named(answers, x)
         scores = self.with_names(parts, named) @ self.importance / self.spread + self.offsets
         if not self.method.refines:
             weights = route(scores, self.method)
@@ -129,7 +132,8 @@ class Router:
         if self.refinement is None or x is None:
             probabilities, foreign = softmax(SHARPNESS * scores), np.zeros(len(scores))
         else:
-            probabilities, foreign = self.refinement(outputs, x, parts, named, usual_of(parts, self.method))
+            texts = neighbourhood(outputs[0].rows, answers, x @ self.refinement.axes)
+            probabilities, foreign = self.refinement(texts, x, parts, named, usual_of(parts, self.method))
         soft = self.method.integration == "soft"
         return Routing(scores, probabilities if soft else hard_weights(probabilities), probabilities, foreign)
 
@@ -138,16 +142,18 @@ class Router:
         """Whether a text's view is needed to route it."""
         return self.names is not None or self.refinement is not None
 
-    def named(self, outputs: list[TeacherOutputs], x: Array | None) -> Array | None:
+    def answers(self, outputs: list[TeacherOutputs]) -> list[Array]:
+        """Each teacher's distribution over its own labels, shapes (n, C_i): what the target is made of."""
+        return [softmax(one.logits, float(t)) for one, t in zip(outputs, self.temperatures, strict=True)]
+
+    def named(self, answers: list[Array], x: Array | None) -> Array | None:
         """Log weights by the label names, shape (n, N); None where the names are not heard.
 
         Args:
-            outputs: each teacher's, of n texts.
-            x: view of these, shape (n, H), rows of length 1.
+            answers: each teacher's distribution, shapes (n, C_i).
+            x: view of the n texts, shape (n, H), rows of length 1.
         """
-        if self.names is None or x is None:
-            return None
-        return self.names.log_weights(x, [softmax(one.logits) for one in outputs])
+        return None if self.names is None or x is None else self.names.log_weights(x, answers)
 
     def with_names(self, parts: Array, named: Array | None) -> Array:
         """The names' say as one more part of the score."""
@@ -166,6 +172,11 @@ class Router:
         )
 
 
+def plain_answers(outputs: list[TeacherOutputs]) -> list[Array]:
+    """Each teacher's softmax as it is, shapes (n, C_i)."""
+    return [softmax(one.logits) for one in outputs]
+
+
 def gold_routing(gold: NDArray[np.int64], columns: Sequence[Sequence[int]]) -> Routing:
     """Routing by the gold labels, indices into the union: the ceiling of every router."""
     scores = gold_scores(gold, columns)
@@ -178,13 +189,9 @@ def route(scores: Array, method: Method) -> Array:
     return soft_weights(scores, method.temperature) if method.integration == "soft" else hard_weights(scores)
 
 
-def neighbourhood(outputs: list[TeacherOutputs], view: Array) -> Neighbourhood:
+def neighbourhood(rows: NDArray[np.int64], answers: list[Array], view: Array) -> Neighbourhood:
     """What refinement reads of some texts; the fold of a text follows from its row, in every shard alike."""
-    return Neighbourhood(
-        view=view,
-        distributions=[softmax(one.logits) for one in outputs],
-        folds=fold_of(outputs[0].rows),
-    )
+    return Neighbourhood(view=view, distributions=answers, folds=fold_of(rows))
 
 
 def fold_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from muki.arrow import matrix, vectors
 from muki.errors import RunFolderError
 from muki.files import digests, read_json, replacing, unchanged, write_json
-from muki.formulas import Array, softmax, union_answers
+from muki.formulas import Array, union_answers
 from muki.integration.pool import GoldRouter, ScoredPool
 from muki.integration.router import Router, Routing
 from muki.integration.supervision import integrate_distributions, mean_one, one_hot
@@ -26,7 +26,7 @@ from muki.teachers.outputs import TeacherOutputs
 
 logger = logging.getLogger(__name__)
 
-SUPERVISION_VERSION = 9  # raise when the numbers for the same scores and method change
+SUPERVISION_VERSION = 10  # raise when the numbers for the same scores and method change
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,20 @@ def supervise(pool: ScoredPool, method: Method, folder: Path) -> str:
             "rows": len(routing.scores),
             "average_weight": float(raw.mean()),
             "findings": router.findings or {},
+            **_temperatures_by_name(router, pool.space),
             "method": method.model_dump(),
             "files": digests(temporary, pool.shards),
         }
         write_json(temporary / "supervision.json", summary)
     logger.info("supervision: %d texts, %s", len(routing.scores), method.spelled_out())
     return key
+
+
+def _temperatures_by_name(router: Router | GoldRouter, space: LabelSpace) -> dict[str, dict[str, float]]:
+    """Each teacher's temperature by name, where the method looks for it."""
+    if isinstance(router, GoldRouter) or router.method.teacher_temperature == "one":
+        return {}
+    return {"teacher_temperature": dict(zip(space.columns, router.temperatures.tolist(), strict=True))}
 
 
 def route_pool(pool: ScoredPool, router: Router | GoldRouter, method: Method) -> tuple[Routing, Array]:
@@ -150,11 +158,11 @@ def write_supervision(
     for name, outputs in zip(pool.shards, pool.outputs(), strict=True):
         here = slice(start, start + len(outputs[0]))
         start = here.stop
-        distributions = [softmax(one.logits) for one in outputs]
+        answers = router.answers(outputs)
         if isinstance(router, GoldRouter) and method.target == "gold":
             target = one_hot(router.gold(outputs), n_labels)
         else:
-            target = integrate_distributions(routing.weights[here], distributions, columns, n_labels)
+            target = integrate_distributions(routing.weights[here], answers, columns, n_labels)
         part = Supervision(
             rows=outputs[0].rows,
             target=target.astype(np.float32),
@@ -162,7 +170,7 @@ def write_supervision(
             routing=routing.weights[here].astype(np.float32),
             scores=routing.scores[here].astype(np.float32),
             foreign=routing.foreign[here].astype(np.float32) if router.refinement else None,
-            teachers=np.hstack(distributions).astype(np.float32) if method.objective == "uhc" else None,
+            teachers=np.hstack(answers).astype(np.float32) if method.objective == "uhc" else None,
             states=tuple(one.states for one in outputs if one.states is not None) if "states" in method.keep else (),
         )
         _write(folder / name, part)

@@ -98,6 +98,7 @@ def render(facts: Facts) -> str:
         confusion=_confusion(facts),
         teachers=_teachers(facts),
         passes=any(facts.metrics["pool"]["passes"].values()),
+        sharpened="teacher_temperature" in facts.metrics["pool"],
         by_label=_by_label(facts),
         top_share=max(facts.metrics["pool"]["label_share"].values()) or 1.0,
         spelled_out=facts.config.method.spelled_out(),
@@ -276,6 +277,7 @@ def _teachers(facts: Facts) -> list[dict[str, Any]]:
             "share": m["pool"]["teacher_share"][name],
             "certainty": float(np.median(seen.certainty[:, i])),
             "passes": m["pool"]["passes"][name],
+            "temperature": m["pool"].get("teacher_temperature", {}).get(name),
             "accuracy": m["teachers"][name]["accuracy"] if facts.has_test else None,
             "student": m["student"]["per_teacher_part"].get(name, {}).get("accuracy") if facts.has_test else None,
         }

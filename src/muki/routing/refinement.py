@@ -90,12 +90,16 @@ class PoolModel:
 
     def log_weights(self, texts: Neighbourhood) -> Array:
         """Log of how much the view agrees with each teacher, normalised over the teachers; shape (n, N)."""
+        agreement = log_agreement(self.log_probabilities(texts), texts.distributions, self.columns)
+        return log_softmax(agreement + np.log([len(own) for own in self.columns]))
+
+    def log_probabilities(self, texts: Neighbourhood) -> Array:
+        """Log of P(y | v), shape (n, C), each text by the Gaussians that were fitted without it."""
         log_class = np.empty((len(texts.view), len(self.models[0].means)))
         for fold, model in enumerate(self.models):
             own = texts.folds == fold
             log_class[own] = model.log_joint(texts.view[own])
-        agreement = log_agreement(log_softmax(log_class), texts.distributions, self.columns)
-        return log_softmax(agreement + np.log([len(own) for own in self.columns]))
+        return log_softmax(log_class)
 
 
 @dataclass(frozen=True)
