@@ -48,6 +48,9 @@ ABLATIONS: dict[str, list[Any]] = {
     "the view alone decides (no second judge)": [patch.object(Evidence, "log_weights", view_alone)],
     "names always heard": [patch.object(fitting, "mean_something", lambda *_: True)],
     "names cannot speak against the view": [patch.object(fitting, "agreement", lambda _: 1.0)],
+    "teachers as they are (no temperatures)": [
+        patch.object(fitting, "teacher_temperatures", lambda logits, *_: np.ones(len(logits)))
+    ],
     "the view always trusted": [
         patch.object(Refined, "trusted", True),
         patch.object(Trust, "earned", True),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 from test_routing import PLUS, pool, right
 
 from muki.formulas import integrate_distributions, softmax
@@ -100,6 +99,9 @@ def test_the_published_method_takes_the_teachers_as_they_are():
     assert fit_router(Method(score="entropy"), outputs, space).temperatures.tolist() == [1.0, 1.0]
 
 
-def test_sharpening_needs_a_view():
-    with pytest.raises(ValidationError, match="teacher_temperature: pool needs a neutral view"):
-        Method(teacher_temperature="pool")
+def test_without_a_view_to_judge_by_teachers_stay_as_they_are():
+    method = Method(score="entropy", teacher_temperature="pool")
+    outputs, space, _, _ = pool(flat=(0.2, 0.2))
+    assert fit_router(method, outputs, space).temperatures.tolist() == [1.0, 1.0]
+    assert "sharpened" not in method.spelled_out()
+    assert "sharpened" in PLUS.spelled_out()

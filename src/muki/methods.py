@@ -38,7 +38,7 @@ class Method(BaseModel):
     teacher_temperature: Literal["one", "pool"] = Field(
         "one",
         description="of the teachers' softmax; pool: each is sharpened as far as the view bears out what it chooses "
-        "among its own labels",
+        "among its own labels; without refinement there is no view, and it changes nothing",
     )
     integration: Literal["soft", "hard"] = Field("soft", description="softmax over teachers, or the surest one alone")
     temperature: float = Field(0.2, gt=0, description="τ of the softmax over teachers (soft integration)")
@@ -84,8 +84,6 @@ class Method(BaseModel):
                 f"temperature: {self.temperature:g} would change nothing, refined routing weights are probabilities; "
                 "leave it out"
             )
-        if self.teacher_temperature == "pool" and not self.refines:
-            raise ValueError("teacher_temperature: pool needs a neutral view to judge by; set refinement: view")
         if self.reweight == "probability" and not self.refines:
             raise ValueError("reweight: probability needs routing weights that are probabilities; set refinement: view")
         fewest = max(SCORES[part].needs_passes for part in parts_of(self.score))
@@ -102,6 +100,11 @@ class Method(BaseModel):
     def refines(self) -> bool:
         """Whether the pool as a whole corrects the routing."""
         return self.refinement != "none"
+
+    @property
+    def sharpens(self) -> bool:
+        """Whether each teacher's temperature is looked for."""
+        return self.refines and self.teacher_temperature == "pool"
 
     @property
     def reads_names(self) -> bool:
@@ -127,7 +130,7 @@ class Method(BaseModel):
         others = [
             *([f"{_CALIBRATED[self.calibration]} scores"] if self.calibration != "none" else []),
             *(["refined over the pool" + (" and by label names" if self.reads_names else "")] if self.refines else []),
-            *(["teachers sharpened"] if self.teacher_temperature == "pool" else []),
+            *(["teachers sharpened"] if self.sharpens else []),
             *(["gold labels as target"] if self.target == "gold" else []),
             *([f"objective {self.objective}"] if self.objective != "kl" else []),
             *(["no student"] if self.student == "none" else ["merged weights"] if self.student == "merged" else []),

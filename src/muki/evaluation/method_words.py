@@ -65,7 +65,7 @@ def whom_it_hears(method: Method, refined: bool, named: bool = False) -> str:
     if method.objective == "uhc":
         return "The student matched each teacher among that teacher's own labels; nobody chose between teachers."
     said = [_routing(method, refined, named), _weight(method, refined)]
-    if method.teacher_temperature == "pool":
+    if method.sharpens:
         said.append("Teachers that are surer among their own labels than they say are sharpened.")
     if method.objective in ("dfa", "cfl"):
         said.append("The student also imitated the teachers' hidden states.")

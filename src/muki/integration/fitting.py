@@ -75,7 +75,7 @@ def fit_router(
         return replace(router, findings={"refined": 0.0})
     x = unit_length(view)
     found = _look_at_pool(router, outputs, x, names, space)
-    if method.teacher_temperature == "one":
+    if not method.sharpens:
         return found
     temperatures = _temperatures(found, outputs, view)
     if (temperatures == 1).all():

@@ -134,7 +134,7 @@ def supervise(pool: ScoredPool, method: Method, folder: Path) -> str:
 
 def _temperatures_by_name(router: Router | GoldRouter, space: LabelSpace) -> dict[str, dict[str, float]]:
     """Each teacher's temperature by name, where the method looks for it."""
-    if isinstance(router, GoldRouter) or router.method.teacher_temperature == "one":
+    if isinstance(router, GoldRouter) or not router.method.sharpens:
         return {}
     return {"teacher_temperature": dict(zip(space.columns, router.temperatures.tolist(), strict=True))}
 
