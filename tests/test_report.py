@@ -308,6 +308,7 @@ def test_the_default_method_says_what_it_expects_and_nothing_of_passes(plus: Pat
     assert set(outlook) == {"expected_accuracy", "refined"}  # a pool of so few texts is not refined
     assert metrics["pool"].get("foreign_share") == pytest.approx(found.get("foreign_share"))
     assert "`pool.foreign_share`" in (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert metrics["pool"]["teacher_temperature"] == {"news": 1.0, "culture": 1.0}
     assert {"expected_accuracy", "expected_calibration_error"} < set(metrics["routing"])
     documented = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert [key for key in outlook if f"`pool.routing.{key}`" not in documented] == []

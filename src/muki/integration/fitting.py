@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,49 +74,67 @@ def fit_router(
     if len(view) < _FEWEST:
         logger.info("refinement: %d texts are too few to show their classes, keeping the scores", len(view))
         return replace(router, findings={"refined": 0.0})
-    x = unit_length(view)
-    found = _look_at_pool(router, outputs, x, names, space)
-    if not method.sharpens:
-        return found
-    temperatures = _temperatures(found, outputs, view)
+    pool = _Pool.of(outputs, view, len(space.labels))
+    if names is not None:
+        router = _hear_names(router, pool, names, space)
+    router, verdict = _judge_view(router, pool)
+    found = _refined(router, pool, verdict)
+    temperatures = _temperatures(found, pool, view) if method.sharpens else found.temperatures
     if (temperatures == 1).all():
         return found
     logger.info("teachers: surer than they say, temperatures %s; the pool is looked at again with these",
                 ", ".join(f"{one:.2f}" for one in temperatures))  # fmt: skip
-    return _look_at_pool(replace(router, temperatures=temperatures), outputs, x, names, space)
-
-
-def _look_at_pool(
-    router: Router, outputs: list[TeacherOutputs], x: Array, names: NDArray[np.float16] | None, space: LabelSpace
-) -> Router:
-    """The router with what label names and pool say of the teachers' answers at its temperatures."""
-    if names is not None:
-        router = _hear_names(router, outputs, x, names, space)
-    return _refined(router, outputs, x, len(space.labels))
-
-
-def _temperatures(router: Router, outputs: list[TeacherOutputs], view: NDArray[np.float16]) -> Array:
-    """Each teacher's temperature by the pool's classes and the label names, as far as the router listens to them."""
-    x, judges = unit_length(view), []
-    if router.refinement is not None:
-        texts = neighbourhood(outputs[0].rows, router.answers(outputs), x @ router.refinement.axes)
-        judges.append(router.refinement.pool.log_probabilities(texts))
+    router = replace(router, temperatures=temperatures)
     if router.names is not None:
-        judges.append(router.names.log_probabilities(x))
-    weights = router(outputs, view).probabilities
-    return teacher_temperatures([one.logits for one in outputs], judges, weights, router.union)
+        router = replace(router, names=router.names.scaled(pool.x, router.answers(outputs)))
+    return _refined(router, pool, verdict)
 
 
-def _hear_names(
-    router: Router, outputs: list[TeacherOutputs], x: Array, vectors: NDArray[np.float16], space: LabelSpace
-) -> Router:
+@dataclass(frozen=True)
+class _Pool:
+    """What a router that refines learns from.
+
+    Attributes:
+        outputs: each teacher's, of n texts.
+        x: the texts' view, shape (n, H), rows of length 1.
+        axes: of the view, along which the texts are looked at, shape (H, D).
+        n_labels: size of the union.
+    """
+
+    outputs: list[TeacherOutputs]
+    x: Array
+    axes: Array
+    n_labels: int
+
+    @classmethod
+    def of(cls, outputs: list[TeacherOutputs], view: NDArray[np.float16], n_labels: int) -> Self:
+        x = unit_length(view)
+        return cls(outputs, x, principal_axes(x, len(x) // _TEXTS_PER_AXIS), n_labels)
+
+    def texts(self, router: Router) -> Neighbourhood:
+        """The texts with the teachers' answers at the router's temperatures."""
+        return neighbourhood(self.outputs[0].rows, router.answers(self.outputs), self.x @ self.axes)
+
+
+def _temperatures(router: Router, pool: _Pool, view: NDArray[np.float16]) -> Array:
+    """Each teacher's temperature by the pool's classes and the label names, as far as the router listens to them."""
+    judges = []
+    if router.refinement is not None:
+        judges.append(router.refinement.pool.log_probabilities(pool.texts(router)))
+    if router.names is not None:
+        judges.append(router.names.log_probabilities(pool.x))
+    weights = router(pool.outputs, view).probabilities
+    return teacher_temperatures([one.logits for one in pool.outputs], judges, weights, router.union)
+
+
+def _hear_names(router: Router, pool: _Pool, vectors: NDArray[np.float16], space: LabelSpace) -> Router:
     """The router with the label names as one more part of its score, if the teachers bear them out."""
     if not are_words(space.labels):
         logger.info("label names: not heard, most are no words (%s, ...)", ", ".join(space.labels[:3]))
         return replace(router, findings={"names_heard": 0.0})
-    distributions, parts = router.answers(outputs), router.parts(outputs)
-    names = LabelNames.fit(vectors, x, distributions, router.union)
-    kappa = borne_out(names.log_probabilities(x), distributions, router.union, parts @ router.importance)
+    distributions, parts = router.answers(pool.outputs), router.parts(pool.outputs)
+    names = LabelNames.fit(vectors, pool.x, distributions, router.union)
+    kappa = borne_out(names.log_probabilities(pool.x), distributions, router.union, parts @ router.importance)
     names, heard = replace(names, agreement=kappa), mean_something(kappa, router.union)
     logger.info(
         "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",
@@ -127,17 +146,22 @@ def _hear_names(
     return replace(router, names=names, findings=findings)
 
 
-def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: int) -> Router:
-    """The router with what the pool taught it, if the view shows the classes; else with the scores that it has."""
-    axes = principal_axes(x, len(x) // _TEXTS_PER_AXIS)
-    answers = router.answers(outputs)
-    texts = neighbourhood(outputs[0].rows, answers, x @ axes)
-    parts, named = router.parts(outputs), router.named(answers, x)
-    joined, priors = router.with_names(parts, named), router.importance
+@dataclass(frozen=True)
+class _Verdict:
+    """On the view, once and for all: whether it corrects the scores, and whether it is at least as good as they are."""
+
+    trusted: bool
+    good: bool
+
+
+def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
+    """Whether the view shows the pool's classes, by the teachers as they are, and the router with what was found."""
+    texts, parts = pool.texts(router), router.parts(pool.outputs)
+    named = router.named(texts.distributions, pool.x)
     # The names come from the view itself: they may speak against it, but not for it.
-    found = refine(texts, parts, priors, router.union, n_labels)
+    found = refine(texts, parts, router.importance, router.union, pool.n_labels)
     against = named is not None and agreement([named, found.model.log_weights(texts)]) < agreement(
-        [named, parts @ priors]
+        [named, parts @ router.importance]
     )
     trusted = found.trusted and not against
     logger.info(
@@ -152,19 +176,27 @@ def _refined(router: Router, outputs: list[TeacherOutputs], x: Array, n_labels: 
         "score_accuracy": found.trust.score_accuracy,
         "refined": float(trusted),
     }
-    router = replace(router, findings=findings)
-    if not trusted:
-        importance = priors if router.names is None else np.append(priors, router.names.prior(found.trust.earned))
+    return replace(router, findings=findings), _Verdict(trusted, found.trust.earned)
+
+
+def _refined(router: Router, pool: _Pool, verdict: _Verdict) -> Router:
+    """The router with what the pool taught it, if the view is trusted; else with the scores that it has."""
+    texts, parts = pool.texts(router), router.parts(pool.outputs)
+    named = router.named(texts.distributions, pool.x)
+    joined, priors = router.with_names(parts, named), router.importance
+    if not verdict.trusted:
+        importance = priors if router.names is None else np.append(priors, router.names.prior(verdict.good))
         return replace(router, importance=importance, spread=_spread(joined, importance))
-    if named is not None:
-        found = refine(texts, joined, np.append(priors, START_PRIOR), router.union, n_labels)
-    pool, evidence = _two_judges(found.model, texts, parts, named)
+    priors = priors if named is None else np.append(priors, START_PRIOR)
+    found = refine(texts, joined, priors, router.union, pool.n_labels)
+    classes, evidence = _two_judges(found.model, texts, parts, named)
     usual = usual_of(parts, router.method)
-    foreign = ForeignTexts.fit(x, usual, known=parts.max(axis=1).sum(axis=-1))
-    learned = {"view_exponent": float(evidence.exponents[0]), "foreign_share": float(foreign(x, usual).mean())}
+    foreign = ForeignTexts.fit(pool.x, usual, known=parts.max(axis=1).sum(axis=-1))
+    learned = {"view_exponent": float(evidence.exponents[0]), "foreign_share": float(foreign(pool.x, usual).mean())}
     return replace(
-        router, refinement=Refinement(axes, pool, evidence, foreign), offsets=found.offsets,
-        importance=found.importance, spread=_spread(joined, found.importance), findings={**findings, **learned},
+        router, refinement=Refinement(pool.axes, classes, evidence, foreign), offsets=found.offsets,
+        importance=found.importance, spread=_spread(joined, found.importance),
+        findings={**(router.findings or {}), **learned},
     )  # fmt: skip
 
 

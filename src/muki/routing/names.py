@@ -91,8 +91,11 @@ class LabelNames:
         names = unit_length(vectors)
         similar = view @ names.T
         fitted = cls(names, similar.mean(axis=0), np.maximum(similar.std(axis=0), 1e-12), columns)
-        agreement = fitted.log_weights(view, distributions)
-        return replace(fitted, scales=[standardise(own) for own in agreement.T])
+        return fitted.scaled(view, distributions)
+
+    def scaled(self, view: Array, distributions: Sequence[Array]) -> Self:
+        """The same names with the scales of their agreement with these answers; arguments as for `fit`."""
+        return replace(self, scales=[standardise(own) for own in self.log_weights(view, distributions).T])
 
     def log_probabilities(self, view: Array) -> Array:
         """Log of P(y | v), shape (n, C), of texts whose view has rows of length 1."""
