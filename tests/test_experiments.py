@@ -158,6 +158,25 @@ def test_validation_stands_in_for_training_texts_that_are_not_there(tmp_path: Pa
     assert texts(read_data(str(tmp_path))[0].train) == {"train"}
 
 
+def test_a_data_set_of_the_hub_by_its_name(monkeypatch: pytest.MonkeyPatch):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["film", "sport"])}
+    )
+    splits = {"train": [("a late goal", 1), ("a quiet drama", 0)], "test": [("a sequel", 0), ("nobody knows", -1)]}
+
+    def load_dataset(name: str, split: str, streaming: bool) -> Any:
+        assert (name, streaming) == ("somebody/desk", True)
+        rows = [{"text": text, "label": label} for text, label in splits[split]]
+        return datasets.Dataset.from_list(rows, features=features).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (found,) = read_data("somebody/desk")
+    assert found.labels == ["film", "sport"]
+    assert found.train == [{"text": "a late goal", "label": "sport"}, {"text": "a quiet drama", "label": "film"}]
+    assert found.test == [{"text": "a sequel", "label": "film"}]
+
+
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,7 @@ from muki.run_folder import RunFolder
 from muki.stale import require_supervision
 from muki.student.data import split_holdout
 from muki.student.training import steps_per_epoch, training_arguments
+from muki.texts import Columns, read
 
 NEWS, CULTURE = ("sports", "politics", "business"), ("technology", "health", "film")
 FLOAT32 = {"bf16": False}  # whatever this machine computes faster
@@ -663,6 +664,25 @@ def test_texts_in_memory_are_the_same_pool_as_a_file(
     stages.score(make_config({**content, "texts": {"path": str(pool)}, "output": str(tmp_path / "f")}, "test"))
     for name in ("texts", "scores/news", "scores/culture"):
         assert Folder(memory.folder).bytes_of(name) == Folder(tmp_path / "f").bytes_of(name)
+
+
+class Numbered(list[dict[str, Any]]):
+    """Rows as `datasets` gives them: classes are numbers, and their names are among the features."""
+
+    features: ClassVar = {"text": SimpleNamespace(dtype="string"), "label": SimpleNamespace(names=["film", "sports"])}
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_classes_of_a_data_set_are_read_by_name(real: bool):
+    rows = [{"text": "a late goal", "label": 1}, {"text": "a quiet drama", "label": 0}, {"text": "who?", "label": -1}]
+    source: Any = Numbered(rows)
+    if real:
+        datasets = pytest.importorskip("datasets")
+        features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["film", "sports"])}
+        source = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    assert [text.label for text in read(source, Columns(label="label"))] == ["sports", "film", None]
+    assert [text.label for text in read(source)] == [None, None, None]
+    assert [text.label for text in read([{"text": "a late goal", "label": 1}], Columns(label="label"))] == ["1"]
 
 
 def test_loaded_models_pipelines_and_teachers_are_teachers(

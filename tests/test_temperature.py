@@ -56,7 +56,9 @@ def test_a_target_is_never_made_flatter_and_a_teacher_that_is_always_right_stays
     weights = np.eye(2)[np.zeros(2000, dtype=int)]
     assert teacher_temperatures([logits, logits], [judge(drawn, 0)], weights, COLUMNS)[0] == 1.0
     best = logits.argmax(axis=-1)
-    assert teacher_temperatures([logits, logits], [judge(best, 0)], weights, COLUMNS)[0] == pytest.approx(LOWEST, rel=1e-3)
+    assert teacher_temperatures([logits, logits], [judge(best, 0)], weights, COLUMNS)[0] == pytest.approx(
+        LOWEST, rel=1e-3
+    )
 
 
 def test_without_judges_or_with_few_texts_a_teacher_stays_as_it_is():

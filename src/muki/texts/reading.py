@@ -7,7 +7,7 @@ import gzip
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
     """Stream the texts of any source; nothing is skipped here (an empty or missing text is the empty string)."""
     columns = columns or Columns()
     if not isinstance(source, str):
-        return _from_rows(_numbered(source, "texts in memory"), columns)
+        return _from_rows(_numbered(_with_label_names(source, columns.label), "texts in memory"), columns)
     files = files_of(source)
     if files is not None:
         return _renumbered(text for file in files for text in _read_file(file, columns))
@@ -169,7 +169,25 @@ def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
             f"texts '{name}': no such file or folder{_looked_in(name)}, and not a Hub data set that can be read "
             f"({first_line(error)})"
         ) from None
-    return _from_rows(_numbered(rows, name), columns)
+    return _from_rows(_numbered(_with_label_names(rows, columns.label), name), columns)
+
+
+def _with_label_names(rows: Iterable[Any], label: str | None) -> Iterable[Any]:
+    """The rows of a `datasets` data set with the names of its classes in the place of their numbers; others as they are.
+
+    Most data sets on the Hub store `label` as a number (a `ClassLabel`) whose name is among the features. A negative
+    number stands for a text without a label there.
+    """
+    names = getattr((getattr(rows, "features", None) or {}).get(label), "names", None)
+    if label is None or not names:
+        return rows
+    return ({**item, label: _name_of(item.get(label), names)} for item in rows)
+
+
+def _name_of(value: object, names: Sequence[str]) -> object:
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
 
 
 def _numbered(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
