@@ -173,7 +173,7 @@ def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
 
 
 def _with_label_names(rows: Iterable[Any], label: str | None) -> Iterable[Any]:
-    """The rows of a `datasets` data set with the names of its classes in the place of their numbers; others as they are.
+    """The rows of a `datasets` data set with names of classes in the place of numbers; others as they are.
 
     Most data sets on the Hub store `label` as a number (a `ClassLabel`) whose name is among the features. A negative
     number stands for a text without a label there.
