@@ -108,6 +108,7 @@ class _Pool:
 
     @classmethod
     def of(cls, outputs: list[TeacherOutputs], view: NDArray[np.float16], n_labels: int) -> Self:
+        """From the texts' view, shape (n, H)."""
         x = unit_length(view)
         return cls(outputs, x, principal_axes(x, len(x) // _TEXTS_PER_AXIS), n_labels)
 
