@@ -57,18 +57,7 @@ def fit_router(
     Raises:
         ValueError: a score needs what the outputs do not have.
     """
-    union = list(space.columns.values())
-    scores = parts_of(method.score)
-    by_part = [fit_scores(outputs, name) for name in scores]
-    columns = [
-        [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(scores)]
-        for i in range(len(outputs))
-    ]
-    enough = len(outputs[0]) >= _FEWEST  # for a covariance that deserves to be heard more than the entropy
-    priors = np.array([SCORES[name].prior if enough else 1.0 for name in scores])
-    router = Router(method, columns, union, priors, np.zeros(len(outputs)), np.ones(len(outputs)))
-    spread = _spread(router.parts(outputs), priors) if len(scores) > 1 else float(priors[0])
-    router = replace(router, spread=spread)
+    router = _by_scores(method, outputs, list(space.columns.values()))
     if not method.refines or view is None:
         return router
     if len(view) < _FEWEST:
@@ -88,6 +77,21 @@ def fit_router(
     if router.names is not None:
         router = replace(router, names=router.names.scaled(pool.x, router.answers(outputs)))
     return _refined(router, pool, verdict)
+
+
+def _by_scores(method: Method, outputs: list[TeacherOutputs], union: list[tuple[int, ...]]) -> Router:
+    """The router before the pool is looked at in the neutral view: each teacher's scores, calibrated and joined."""
+    scores = parts_of(method.score)
+    by_part = [fit_scores(outputs, name) for name in scores]
+    columns = [
+        [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(scores)]
+        for i in range(len(outputs))
+    ]
+    enough = len(outputs[0]) >= _FEWEST  # for a covariance that deserves to be heard more than the entropy
+    priors = np.array([SCORES[name].prior if enough else 1.0 for name in scores])
+    router = Router(method, columns, union, priors, np.zeros(len(outputs)), np.ones(len(outputs)))
+    spread = _spread(router.parts(outputs), priors) if len(scores) > 1 else float(priors[0])
+    return replace(router, spread=spread)
 
 
 @dataclass(frozen=True)
