@@ -18,11 +18,11 @@ from tiny import save_teacher
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from muki import pipeline as stages
-from muki.config import make_config
+from muki.config import apply_overrides, make_config
 from muki.errors import ConfigError, TeacherError
 from muki.integration.stage import load_supervision
 from muki.labels import LabelSpace, union
-from muki.methods import PRESETS, preset_name
+from muki.methods import PRESETS, Method, preset_name
 from muki.run_folder import RunFolder
 from muki.student import training
 from muki.student.losses import decoupled_loss, integration_loss, maximum_mean_discrepancy, within_group_loss
@@ -281,6 +281,23 @@ def test_the_default_goes_the_whole_way_with_teachers_of_different_bases(setting
     (result.folder / "view" / "shard-00001.parquet").unlink()
     stages.supervise(config)
     assert (result.folder / "view" / "shard-00001.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "method, expected",
+    [
+        ({"preset": "muki", "passes": 8}, Method(passes=8)),
+        ({"preset": "muki", "score": "entropy"}, Method(score="entropy")),  # which needs no passes
+        ({"preset": "muki-plus", "teacher_temperature": "one"},
+         PRESETS["muki-plus"].model_copy(update={"teacher_temperature": "one"})),
+    ],
+)  # fmt: skip
+def test_a_run_file_and_an_override_change_a_part_of_a_preset(method: dict[str, Any], expected: Method):
+    content = {"teachers": [{"model": "a"}, {"model": "b"}], "student": "c", "texts": "d", "output": "e"}
+    assert make_config({**content, "method": method}, "test").method == expected
+    (key, value) = next((key, value) for key, value in method.items() if key != "preset")
+    overridden = apply_overrides({**content, "method": method["preset"]}, [f"method.{key}={value}"])
+    assert make_config(overridden, "test").method == expected
 
 
 def test_every_preset_has_a_name_of_its_own():

@@ -21,7 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from muki.errors import ConfigError
 from muki.files import require_local, write_text
-from muki.methods import DEFAULT_METHOD, PRESETS, Method, preset_name
+from muki.methods import DEFAULT_METHOD, PRESETS, Method, changed, preset_name
 from muki.validation import nearest, validated
 
 IN_MEMORY = "(in memory)"
@@ -208,9 +208,9 @@ class RunConfig(_Section):
     @classmethod
     def _preset(cls, value: object) -> object:
         if isinstance(value, str):
-            if value not in PRESETS:
-                raise ValueError(f"unknown method '{value}'{nearest(value, PRESETS)}; known: {', '.join(PRESETS)}")
-            return PRESETS[value]
+            return changed(value, {})
+        if isinstance(value, Mapping) and "preset" in value:
+            return changed(value["preset"], {key: part for key, part in value.items() if key != "preset"})
         return value
 
     @field_validator("teachers")
@@ -323,7 +323,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
         *parents, last = path.split(".")
         place: Any = result
         if parents == ["method"] and isinstance(result.get("method", DEFAULT_METHOD), str):
-            result["method"] = _spell_out(result.get("method", DEFAULT_METHOD), last)
+            result["method"] = {"preset": result.get("method", DEFAULT_METHOD)}
         try:
             for key in parents:
                 index: Any = int(key) if isinstance(place, list) else key
@@ -335,13 +335,3 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
         except (ValueError, IndexError, AttributeError, TypeError, yaml.YAMLError):
             raise ConfigError(f"--set {override}: there is no '{path}' to set") from None
     return result
-
-
-def _spell_out(preset: str, key: str) -> dict[str, Any]:
-    """A preset as its parts, so that one can be changed; passes follow a changed score."""
-    if preset not in PRESETS:
-        raise ConfigError(f"method: unknown method '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
-    parts = PRESETS[preset].model_dump()
-    if key == "score":
-        del parts["passes"]
-    return parts

@@ -5,11 +5,13 @@ routing score → routing weights → target → instance weight → what the st
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from muki.routing.scores import SCORES, parts_of
+from muki.validation import nearest
 
 _CALIBRATED = {"standardise": "standardised", "mixture": "mixture-calibrated"}
 GOLD = "gold"  # the routing score of the ceilings: 1 for a teacher that knows the gold label, else 0
@@ -167,6 +169,20 @@ PRESETS: dict[str, Method] = {
     "oracle": Method(score=GOLD, integration="hard", reweight="none"),
     "supervised": Method(score=GOLD, integration="hard", reweight="none", target="gold"),
 }
+
+
+def changed(preset: object, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's parts with some of them changed; passes follow a changed score.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise ValueError(f"unknown method '{preset}'{nearest(str(preset), PRESETS)}; known: {', '.join(PRESETS)}")
+    parts = PRESETS[preset].model_dump()
+    if "score" in changes and "passes" not in changes:
+        del parts["passes"]
+    return {**parts, **changes}
 
 
 def preset_name(method: Method) -> str:

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from muki.config import TrainingConfig
 from muki.errors import ConfigError
-from muki.methods import PRESETS, Method
-from muki.validation import nearest, validated
+from muki.methods import PRESETS, Method, changed
+from muki.validation import validated
 
 
 class _Section(BaseModel):
@@ -227,9 +227,4 @@ def _method(item: Any) -> tuple[str, Any]:
         raise ValueError(f"found {item!r}, expected a preset, or a name with changes such as slow: {{passes: 32}}")
     changes = dict(changes)
     preset = changes.pop("preset", "muki")
-    if preset not in PRESETS:
-        raise ValueError(f"unknown method '{preset}'{nearest(str(preset), PRESETS)}; known: {', '.join(PRESETS)}")
-    parts = PRESETS[preset].model_dump()
-    if "score" in changes and "passes" not in changes:
-        del parts["passes"]
-    return name, {**parts, **changes}
+    return name, changed(preset, changes)
