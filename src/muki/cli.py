@@ -270,6 +270,10 @@ def finetune(
 def compare(
     grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", help="data sets, settings, methods, seeds")],
     part: Annotated[str | None, typer.Option(metavar="I/N", help="only this part of the groups")] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option("--known", metavar="RESULTS.json", help="of the same grid elsewhere: its cells are not repeated"),
+    ] = None,
 ) -> None:
     """Methods against each other: data sets × settings × methods × seeds; what is done is not repeated.
 
@@ -277,9 +281,12 @@ def compare(
     """
     from muki.engines.work import Part
     from muki.experiments.grid import load_grid
-    from muki.experiments.harness import collect, compare as run_grid, write_results
+    from muki.experiments.harness import adopt, collect, compare as run_grid, write_results
+    from muki.experiments.results import read_records
 
     settings = load_grid(grid)
+    for path in known or []:
+        adopt(settings, read_records(path))
     run_grid(settings, Part.parse(part, "--part") if part else None)
     typer.echo(write_results(settings))
     if any("error" in record for record in collect(settings)):

@@ -136,6 +136,9 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(32, ge=1)
     seed: int = Field(1, ge=0)
     holdout: float = Field(0.1, ge=0, lt=1, description="share of the pool kept unlabelled to choose the checkpoint by")
+    head: Literal["probe", "random"] = Field(
+        "probe", description="the student's first head: the best for its encoder as it is, or small random numbers"
+    )
     patience: int | None = Field(None, ge=1, description="stop after so many evaluations without a better loss")
 
     def epochs_of(self, steps_per_epoch: int) -> float:

@@ -42,8 +42,8 @@ def finetune(
         output: where the `save_pretrained` folder goes.
         labels: the labels to learn, in the order of the columns; all in sorted order by default.
         columns: which columns hold text, text pair and label.
-        training: epochs, learning rate, batch size, seed; every field of `TrainingArguments`. `holdout` and `patience`
-            are not used: the last state is kept.
+        training: epochs, learning rate, batch size, seed; every field of `TrainingArguments`. `holdout`, `patience`
+            and `head` are not used: the last state is kept, and the head starts at random.
         max_length: tokens per text.
         prefix: put before each text.
         trust_remote_code: run code that comes with the checkpoint.
@@ -120,14 +120,14 @@ def _choose(labelled: Sequence[Text], labels: Sequence[str] | None) -> list[str]
 def _train(model: Any, tokenizer: Any, items: list[dict[str, Any]], training: TrainingConfig, output: Path) -> None:
     import tempfile
 
-    from transformers import DataCollatorWithPadding, Trainer
+    from transformers import DataCollatorWithPadding
 
-    from muki.student.training import quiet, steps_per_epoch, training_arguments
+    from muki.student.training import GroupingTrainer, quiet, steps_per_epoch, training_arguments
 
     with tempfile.TemporaryDirectory() as scratch:
         args = training_arguments(training, Path(scratch), steps_per_epoch(len(items), training), evaluate=False)
         args.label_names, args.save_strategy = ["labels"], "no"
-        trainer = Trainer(
+        trainer = GroupingTrainer(
             model=model,
             args=args,
             train_dataset=items,

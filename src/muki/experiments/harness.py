@@ -75,6 +75,26 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
     return collect(grid)
 
 
+def adopt(grid: Grid, records: list[Record]) -> int:
+    """Count cells of another run of this grid as done, where they have these very settings. Returns how many are new.
+
+    Args:
+        grid: the grid.
+        records: of its cells, from any machine.
+    """
+    known = {(record["data"], record["setting"], record["seed"], record["method"]): record for record in records}
+    new = 0
+    for group in grid.groups():
+        laboratory = Laboratory(grid, group)
+        for cell in laboratory.pending():
+            record = known.get((*group.model_dump().values(), cell.name), {"error": ""})
+            if "error" not in record and record.get("key") == laboratory.key(cell):
+                write_json(laboratory.record(cell), record)
+                new += 1
+    logger.info("%d cells are known from %d records of other runs", new, len(records))
+    return new
+
+
 def groups_of(grid: Grid, part: Part) -> list[Group]:
     """The groups of one part, in the grid's order.
 
@@ -138,10 +158,8 @@ class Laboratory:
         return [cell for cell in cells_of(self.grid, self.group) if "error" in (self.known(cell) or {"error": ""})]
 
     def key(self, cell: Cell) -> str:
-        """Fingerprint of everything that a cell depends on: the grid's settings, data, encoders and code."""
-        grid = self.grid.model_dump(
-            exclude={"methods", "routing_only", "settings", "seeds", "output", "results", "data"}
-        )
+        """Fingerprint of all that a cell depends on, the same on any machine: settings, data, encoders and code."""
+        grid = self.grid.model_dump(include={"teach", "pool", "test", "max_length", "teacher_training", "training"})
         data = [self.grid.data[self.group.data], self.setting.foreign and self.grid.data[self.setting.foreign.data]]
         student = self.setting.student or self.grid.student
         encoders = [*(self.setting.encoders or [self.grid.encoder]), *([student] if student else [])]
@@ -149,7 +167,7 @@ class Laboratory:
             grid,
             [[_content(part) for part in where.split("+")] for where in data if where],
             [_content(encoder) for encoder in encoders],
-            self.setting.model_dump(exclude={"only"}),
+            self.setting.model_dump(exclude={"only", "encoders", "student"}),
             self.group.seed,
             cell.method.model_dump(),
             cell.trained,

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import yaml
 
+from muki.errors import ConfigError
 from muki.experiments.grid import Grid
 from muki.experiments.plots import draw
 from muki.experiments.statistics import Record
 from muki.experiments.tables import markdown, page
-from muki.files import write_text
+from muki.files import read_json, write_text
 
+_WHERE = {"data", "setting", "seed", "method"}
 _GRID_MARK = "# What was compared, with every setting spelled out; written by muki beside its results.\n"
 _FOLDERS = re.compile(r"(?:file://|(?<![\w/.…]))/(?:[^\s/'\":,]+/)+")  # of an absolute path; not of other URLs
 
@@ -33,9 +35,21 @@ def write(grid: Grid, records: list[Record]) -> str:
     return f"{len(records)} cells, {failed} failed: {folder / 'results.md'}, results.html, results.json"
 
 
+def read_records(path: Path) -> list[Record]:
+    """The records of a `results.json`.
+
+    Raises:
+        ConfigError: absent, or something else.
+    """
+    records = read_json(path)
+    if not isinstance(records, list) or not all(isinstance(one, dict) and set(one) >= _WHERE for one in records):
+        raise ConfigError(f"{path}: not the results.json of a comparison; give the file that `muki compare` wrote")
+    return records
+
+
 def public(record: Record) -> Record:
-    """A record without what is of this machine: its key, the traceback, and folders in the error."""
-    kept = {key: value for key, value in record.items() if key not in ("key", "traceback")}
+    """A record without what is of this machine: the traceback, and folders in the error."""
+    kept = {key: value for key, value in record.items() if key != "traceback"}
     if "error" in kept:
         kept["error"] = _FOLDERS.sub("…/", kept["error"])
     return kept

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from muki.batches import Encoding
 from muki.integration.stage import Supervision
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_HOLDOUT = 2000
 _FEWEST_FOR_HOLDOUT = 10
+_SORTED_TOGETHER = 8  # batches
 
 
 class SupervisedTexts(Dataset[dict[str, Any]]):
@@ -48,10 +49,51 @@ class SupervisionCollator:
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate a batch."""
-        parts = [item["supervision"] for item in items]
-        supervision = {name: torch.from_numpy(np.stack([part[name] for part in parts])) for name in parts[0]}
         inputs = self.pad([{k: v for k, v in item.items() if k != "supervision"} for item in items])
-        return {**inputs, "supervision": supervision}
+        return {**inputs, "supervision": stacked_supervision(items)}
+
+
+class LengthGrouped(Sampler[int]):
+    """Texts in random order, but with texts of similar length in each batch, so that little of it is padding.
+
+    Each epoch deals the texts at random into groups of eight batches, sorts each group by length, and shuffles the
+    batches. What an epoch's order is depends on seed and epoch alone, so that a training that was stopped goes on with
+    the texts that it had not read.
+
+    Args:
+        lengths: tokens of each text.
+        batch_size: texts per batch.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        random, size = np.random.default_rng([self.seed, self.epoch]), self.batch_size
+        order = random.permutation(len(self.lengths))
+        for start in range(0, len(order), _SORTED_TOGETHER * size):
+            group = order[start : start + _SORTED_TOGETHER * size]  # a view: sorted in place
+            group[:] = group[np.argsort(self.lengths[group], kind="stable")]
+        full = len(order) - len(order) % size
+        batches = random.permutation(order[:full].reshape(-1, size))  # the last, smaller batch stays the last
+        return iter([*batches.ravel().tolist(), *order[full:].tolist()])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is given next."""
+        self.epoch = epoch
+
+
+def stacked_supervision(items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """What the loss reads of several texts, each part of shape (n, …)."""
+    parts = [item["supervision"] for item in items]
+    return {name: torch.from_numpy(np.stack([part[name] for part in parts])) for name in parts[0]}
 
 
 def split_holdout(rows: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

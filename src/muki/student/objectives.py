@@ -38,39 +38,39 @@ class Divergence(nn.Module):
     needs_states = False
 
     def forward(self, outputs: Any, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Mean weighted KL divergence from the target."""
-        return integration_loss(outputs.logits, batch["target"], batch["weight"])
+        """The loss of one batch."""
+        return self.of_logits(outputs.logits, batch)
+
+    def of_logits(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The part that the logits decide, convex in them: mean weighted KL divergence from the target."""
+        return integration_loss(logits, batch["target"], batch["weight"])
 
 
-class Decoupled(nn.Module):
+class Decoupled(Divergence):
     """The integration loss, with the instance weights on which teacher's classes, not on which of them."""
-
-    needs_states = False
 
     def __init__(self, groups: Sequence[Sequence[int]]) -> None:
         super().__init__()
         self.groups = groups
 
-    def forward(self, outputs: Any, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def of_logits(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean of the weighted routing term and the plain within-group terms."""
-        return decoupled_loss(outputs.logits, batch["target"], batch["weight"], self.groups)
+        return decoupled_loss(logits, batch["target"], batch["weight"], self.groups)
 
 
-class WithinGroups(nn.Module):
+class WithinGroups(Divergence):
     """UHC (Vongkulbhisal et al., CVPR 2019): each teacher's distribution among its own labels."""
-
-    needs_states = False
 
     def __init__(self, columns: Sequence[Sequence[int]]) -> None:
         super().__init__()
         self.columns = columns
 
-    def forward(self, outputs: Any, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def of_logits(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Sum over the teachers of the divergence within their labels."""
-        return within_group_loss(outputs.logits, batch["teachers"], self.columns)
+        return within_group_loss(logits, batch["teachers"], self.columns)
 
 
-class LayerAmalgamation(nn.Module):
+class LayerAmalgamation(Divergence):
     """DFA (Shen et al., AAAI 2019): the target, and a code of all teachers' states at paired layers.
 
     At each pair of layers, `code = E_t [h_1 ‖ … ‖ h_N]`; `D_i code` rebuilds each h_i, which trains the code, and
@@ -96,7 +96,7 @@ class LayerAmalgamation(nn.Module):
 
     def forward(self, outputs: Any, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The integration loss, plus imitation and reconstruction at each pair of layers."""
-        loss = integration_loss(outputs.logits, batch["target"], batch["weight"])
+        loss = self.of_logits(outputs.logits, batch)
         for pair, layer in enumerate(self.student_layers):
             states = [batch[f"states_{i}"][:, own[pair]].float() for i, own in enumerate(self.teacher_layers)]
             code = self.encode[pair](torch.cat(states, dim=-1))
@@ -108,7 +108,7 @@ class LayerAmalgamation(nn.Module):
         return loss
 
 
-class CommonFeatures(nn.Module):
+class CommonFeatures(Divergence):
     """CFL (Luo et al., IJCAI 2019): the target, and the last states of all models alike in distribution in one space.
 
     Args:
@@ -126,7 +126,7 @@ class CommonFeatures(nn.Module):
 
     def forward(self, outputs: Any, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The integration loss, plus discrepancy and reconstruction for each teacher."""
-        loss = integration_loss(outputs.logits, batch["target"], batch["weight"])
+        loss = self.of_logits(outputs.logits, batch)
         mine = self.project(mean_state(outputs.hidden_states[-1], mask))
         for i, (encode, decode) in enumerate(zip(self.encode, self.decode, strict=True)):
             state = batch[f"states_{i}"][:, -1].float()
@@ -137,7 +137,7 @@ class CommonFeatures(nn.Module):
 
 def make_objective(
     name: str, student: PreTrainedModel, supervision: Supervision, space: LabelSpace, seed: int = 0
-) -> Any:
+) -> Divergence:
     """The objective that a method names, laid out for this student and these teachers; `seed` is of its blocks."""
     if name == "uhc":
         return WithinGroups(list(space.columns.values()))

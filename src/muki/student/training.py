@@ -30,7 +30,8 @@ from muki.files import digests, fingerprint, read_json, remove, replacing, uncha
 from muki.integration.stage import Supervision
 from muki.labels import LabelSpace
 from muki.progress import clock, progress
-from muki.student.data import SupervisedTexts, SupervisionCollator, split_holdout
+from muki.student.data import LengthGrouped, SupervisedTexts, SupervisionCollator, split_holdout
+from muki.student.head import fit_head
 from muki.student.model import load_student
 from muki.student.objectives import Divergence, make_objective
 from muki.teachers.checks import usable_length
@@ -41,12 +42,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRAINING_VERSION = 1  # raise when the same supervision and settings make another student
+TRAINING_VERSION = 2  # raise when the same supervision and settings make another student
 MAX_STEPS_BETWEEN_CHECKPOINTS = 500
 MOST_CHECKPOINTS = 20  # of a short training: a small pool is read many times
 
 
-class IntegrationTrainer(Trainer):
+class GroupingTrainer(Trainer):
+    """Trainer whose `group_by_length`, our default, keeps its batches in random order."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        texts: Any = train_dataset or self.train_dataset
+        lengths = [len(texts[i]["input_ids"]) for i in range(len(texts))]
+        return LengthGrouped(lengths, self.args.train_batch_size, self.args.seed)
+
+
+class IntegrationTrainer(GroupingTrainer):
     """Trainer whose loss is a method's objective; batches carry `supervision` beside the model's inputs."""
 
     # The loss is a mean over each batch, so accumulated batches have to be averaged by the Trainer.
@@ -139,11 +151,14 @@ def train_student(
     minimised = make_objective(objective, model, supervision, space, training.seed)
     if any(True for _ in minimised.parameters()):
         cast(Any, model).blocks = minimised  # a part of the model while it trains: optimised, saved and resumed with it
+    taught = SupervisedTexts(encodings, supervision, train_index)
+    if resume is None and training.head == "probe":
+        fit_head(model, tokenizer, taught, minimised, training.seed)
     trainer = _trainer(
         model,
         minimised,
         tokenizer,
-        SupervisedTexts(encodings, supervision, train_index),
+        taught,
         SupervisedTexts(encodings, supervision, holdout_index) if len(holdout_index) else None,
         training,
         checkpoints,
@@ -215,6 +230,7 @@ def training_arguments(training: TrainingConfig, folder: Path, steps: int, evalu
         "per_device_eval_batch_size": 2 * training.batch_size,
         "seed": training.seed,
         "warmup_steps": 0.1,
+        "train_sampling_strategy": "group_by_length",
         "save_strategy": "steps",
         "save_steps": between,
         "save_total_limit": 2,

@@ -6,7 +6,7 @@ The density of the features says whether a teacher has seen such texts; the stat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,25 +37,22 @@ def keeping(teacher: Teacher, keep: str) -> Iterator[Callable[[dict[str, torch.T
     """
     model: Any = teacher.model
     wanted = set(filter(None, keep.split("+")))
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(teacher.labels)]
-    inputs: list[torch.Tensor] = []
     layers: list[tuple[torch.Tensor, ...] | None] = []
     hooks = []
-    if "features" in wanted:
-        hooks += [head.register_forward_pre_hook(lambda _, values: inputs.append(values[0])) for head in heads]
     if "states" in wanted:
         hooks.append(model.register_forward_hook(lambda _, __, out: layers.append(out.hidden_states)))
         before, model.config.output_hidden_states = model.config.output_hidden_states, True
 
     def kept(batch: dict[str, torch.Tensor]) -> Kept:
         found: Kept = {}
-        if "features" in wanted:
-            if not inputs:
+        if seen is not None:
+            features = seen.take(batch)
+            if features is None:
                 raise TeacherError(
                     f"teacher '{teacher.name}': no linear layer with {len(teacher.labels)} outputs was used, so there "
                     "are no features; choose a method that needs none (--method muki)"
                 )
-            found["features"] = _halves(_of_text(inputs[-1], batch, model.config.pad_token_id))
+            found["features"] = _halves(features)
         if "states" in wanted:
             if not layers or layers[-1] is None:
                 raise TeacherError(
@@ -64,17 +61,53 @@ def keeping(teacher: Teacher, keep: str) -> Iterator[Callable[[dict[str, torch.T
                 )
             means = [mean_state(layer, batch["attention_mask"]) for layer in layers[-1]]
             found["states"] = _halves(torch.stack(means, dim=1))
-        inputs.clear()
         layers.clear()
         return found
 
     try:
-        yield kept
+        with ExitStack() as stack:
+            seen = stack.enter_context(head_inputs(model, len(teacher.labels))) if "features" in wanted else None
+            yield kept
     finally:
         for hook in hooks:
             hook.remove()
         if "states" in wanted:
             model.config.output_hidden_states = before
+
+
+class HeadInputs:
+    """What the head of a model was given in its last forward pass.
+
+    Attributes:
+        head: the linear layer with one output for each class that was used last.
+    """
+
+    def __init__(self, padding: int | None) -> None:
+        self.head: nn.Linear | None = None
+        self._padding = padding
+        self._values: torch.Tensor | None = None
+
+    def note(self, head: nn.Linear, values: tuple[torch.Tensor, ...]) -> None:
+        """A hook for the linear layer."""
+        self.head, self._values = head, values[0]
+
+    def take(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """The features of the texts of a batch, shape (b, H), forgotten then; None where no such layer was used."""
+        values, self._values = self._values, None
+        return None if values is None else _of_text(values, batch, self._padding)
+
+
+@contextmanager
+def head_inputs(model: Any, n_labels: int) -> Iterator[HeadInputs]:
+    """Within this context the inputs of the model's linear layers with `n_labels` outputs are noted."""
+    seen = HeadInputs(model.config.pad_token_id)
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == n_labels]
+    hooks = [head.register_forward_pre_hook(seen.note) for head in heads]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def mean_state(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
