@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from muki.engines.work import Part
 from muki.errors import ConfigError, TextsError
 from muki.experiments import harness
 from muki.experiments.grid import Grid, Setting, load_grid
-from muki.experiments.harness import Cell, Laboratory, collect, compare, write_results
+from muki.experiments.harness import Cell, Laboratory, adopt, collect, compare, write_results
 from muki.experiments.measures import correct_of
 from muki.experiments.plots import draw, has_student
-from muki.experiments.results import public
+from muki.experiments.results import public, read_records
 from muki.experiments.statistics import better, difference, mean_interval, recovered_gap
 from muki.experiments.tables import markdown, page
 from muki.experiments.tasks import FOREIGN, DataSet, label_groups, make_task, read_data
@@ -258,6 +259,7 @@ def test_records_lose_what_is_of_this_machine():
     error = "OSError: '/home/me/grid/config.json', at /srv/a/b.py: see https://example.org/a/b and file:///tmp/a/c.json"
     assert public({"method": "muki", "key": "0", "traceback": "/home/me", "error": error}) == {
         "method": "muki",
+        "key": "0",
         "error": "OSError: '…/config.json', at …/b.py: see https://example.org/a/b and …/c.json",
     }
 
@@ -441,6 +443,53 @@ def test_cells_share_teachers_and_scores_and_are_done_once(small: Path, monkeypa
     assert "two-teachers: accuracy of the student" in (folder / "results.md").read_text()
     for path in folder.iterdir():
         assert str(small.parent) not in path.read_text(), path.name
+
+
+def test_cells_that_another_machine_has_done_are_not_repeated(
+    small: Path, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = load_grid(small)
+    records = compare(settings, Part(1, 2))
+    write_results(settings, records)
+    there = tmp_path / "there"
+    shutil.copytree(encoder, there / "base")
+    shutil.copytree(tmp_path / "data", there / "data")
+    (there / "grid.yaml").write_text(yaml.safe_dump({**yaml.safe_load(small.read_text()), "encoder": "base"}))
+    other = load_grid(there / "grid.yaml")
+    assert adopt(other, read_records(tmp_path / "results" / "small" / "results.json")) == len(records) == 5
+    assert collect(other) == records
+    assert {cell.group.seed for group in other.groups() for cell in Laboratory(other, group).pending()} == {1}
+    ran: list[Cell] = []
+    monkeypatch.setattr(
+        Laboratory, "run", lambda self, cell: ran.append(cell) or {**cell.group.model_dump(), "method": ""}
+    )
+    assert compare(other, Part(1, 2)) == records
+    assert not ran
+
+
+def test_cells_of_other_settings_and_failed_ones_are_not_taken_over(small: Path):
+    settings = load_grid(small)
+    laboratory = Laboratory(settings, next(settings.groups()))
+    records = [
+        {**laboratory.group.model_dump(), "method": cell.name, "key": laboratory.key(cell), "accuracy": 0.5}
+        for cell in laboratory.pending()
+    ]
+    records[0]["error"] = "no"
+    records[1]["key"] = "of other settings"
+    records[2]["method"] = "unknown"
+    assert adopt(settings, records) == len(records) - 3
+    assert adopt(settings, records) == 0  # they are there by now
+    assert collect(settings) == records[3:]
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"a": 1}', '[{"data": "x"}]', "[3]"])
+def test_what_is_no_list_of_records_is_refused(small: Path, tmp_path: Path, content: str | None):
+    path = tmp_path / "known.json"
+    if content is not None:
+        path.write_text(content)
+    result = invoke("compare", small, "--known", path)
+    assert result.exit_code == 2
+    assert "known.json: not the results.json of a comparison" in result.output
 
 
 def test_a_cell_is_done_again_where_its_data_changed(small: Path):

@@ -62,7 +62,7 @@ def test_workers_on_two_machines_write_the_files_of_the_local_engine(
     from ray.data import DataContext
 
     # Tiny shards would all be done before a second worker has loaded torch.
-    monkeypatch.setattr(DataContext.get_current(), "wait_for_min_actors_s", 120)
+    monkeypatch.setattr(DataContext.get_current(), "wait_for_min_actors_s", 600)
     # Ray gives up where nothing is finished for half an hour, but a shard may take longer, and so may a full cluster.
     monkeypatch.setattr(DataContext.get_current(), "execution_no_progress_timeout_s", 0.01)
     local, cluster = make("local"), make("cluster")

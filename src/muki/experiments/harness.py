@@ -18,7 +18,6 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -29,7 +28,7 @@ from muki.config import RunConfig, make_config
 from muki.engines.work import Part
 from muki.experiments.grid import Grid, Group, Setting
 from muki.experiments.measures import measure_answers, measure_pool
-from muki.experiments.results import write
+from muki.experiments.results import one_line, write
 from muki.experiments.statistics import Record
 from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data
 from muki.experiments.turns import in_turn, lock
@@ -71,7 +70,7 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
             record = laboratory.run(cell)
             done += 1
             left = (time.monotonic() - start) / done * (waiting - done)
-            logger.info("%s; %d of %d, about %s left", _one_line(record), done, waiting, clock(left))
+            logger.info("%s; %d of %d, about %s left", one_line(record), done, waiting, clock(left))
     return collect(grid)
 
 
@@ -339,15 +338,6 @@ def _write_rows(path: Path, rows: list[Row]) -> None:
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not path.exists() or path.read_text(encoding="utf-8") != content:
         write_text(path, content)
-
-
-def _one_line(record: Mapping[str, Any]) -> str:
-    where = f"{record['data']}, {record['setting']}, seed {record['seed']}, {record['method']}"
-    if "error" in record:
-        return f"{where}: FAILED ({record['error'].splitlines()[0]})"
-    shown = {"accuracy": "accuracy", "routing_accuracy": "routing", "target_accuracy": "target"}
-    numbers = ", ".join(f"{title} {record[key]:.3f}" for key, title in shown.items() if record.get(key) is not None)
-    return f"{where}: {numbers}"
 
 
 @cache

@@ -58,3 +58,13 @@ def public(record: Record) -> Record:
 def json_lines(records: list[Record]) -> str:
     """A JSON list with one record a line."""
     return "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
+
+
+def one_line(record: Record) -> str:
+    """Which cell it is and its main numbers, or its failure."""
+    where = f"{record['data']}, {record['setting']}, seed {record['seed']}, {record['method']}"
+    if "error" in record:
+        return f"{where}: FAILED ({record['error'].splitlines()[0]})"
+    shown = {"accuracy": "accuracy", "routing_accuracy": "routing", "target_accuracy": "target"}
+    numbers = ", ".join(f"{title} {record[key]:.3f}" for key, title in shown.items() if record.get(key) is not None)
+    return f"{where}: {numbers}"
