@@ -1046,3 +1046,14 @@ def test_an_encoder_that_gives_no_numbers_is_refused():
     with pytest.raises(StudentError, match="not finite"):
         finite_unit_length(torch.tensor([[1.0, float("inf")]]))
     torch.testing.assert_close(finite_unit_length(torch.tensor([[3e5, 4e5]])), torch.tensor([[0.6, 0.8]]))
+
+
+def test_a_wrong_path_is_answered_before_heavy_imports(tmp_path: Path):
+    calls = [["run", "a.yaml"], ["compare", "a.yaml"], ["inspect", "a.yaml"], ["report", "a"], ["report", "a", "b"],
+             ["explain", "a", "text"], ["evaluate", "a"], ["push", "a", "--repo", "r"], ["export", "a"]]  # fmt: skip
+    code = (
+        "import sys; from typer.testing import CliRunner; from muki.cli import app\n"
+        f"print([CliRunner().invoke(app, call).exit_code for call in {calls}], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{[2] * len(calls)} False"

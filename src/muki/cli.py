@@ -279,15 +279,18 @@ def compare(
 
     Example: muki compare benchmarks/grids/smoke.yaml
     """
-    from muki.engines.work import Part
     from muki.experiments.grid import load_grid
+
+    settings = load_grid(grid)  # before heavy imports: a wrong path is answered at once
+
+    from muki.engines.work import Part
     from muki.experiments.harness import adopt, collect, compare as run_grid, write_results
     from muki.experiments.results import read_records
 
-    settings = load_grid(grid)
+    mine = Part.parse(part, "--part") if part else None
     for path in known or []:
         adopt(settings, read_records(path))
-    run_grid(settings, Part.parse(part, "--part") if part else None)
+    run_grid(settings, mine)
     typer.echo(write_results(settings))
     if any("error" in record for record in collect(settings)):
         raise typer.Exit(1)

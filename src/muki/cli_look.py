@@ -1,4 +1,7 @@
-"""Commands to look: before a run at what it would be made of, after it at what came out."""
+"""Commands to look: before a run at what it would be made of, after it at what came out.
+
+What can be wrong with a call is looked at before heavy imports, so that the answer does not take seconds.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +24,16 @@ def report(
 
     Example: muki report run
     """
+    configs = [config_of(one, only_looks=True) for one in (run, other) if one is not None]
+
     from muki.report.make import write_comparison, write_report
     from muki.run_folder import RunFolder
     from muki.stale import require_described
 
-    config = config_of(run, only_looks=True)
-    first = RunFolder(Path(config.output))
-    require_described(config, first)
-    if other is None:
-        page = write_report(first, config)
-    else:
-        config_b = config_of(other, only_looks=True)
-        second = RunFolder(Path(config_b.output))
-        require_described(config_b, second)
-        page = write_comparison((first, config), (second, config_b))
+    runs = [(RunFolder(Path(config.output)), config) for config in configs]
+    for folder, config in runs:
+        require_described(config, folder)
+    page = write_report(*runs[0]) if other is None else write_comparison(*runs)
     typer.echo(f"report: {page}")
 
 
@@ -50,9 +49,6 @@ def explain(
 
     Example: muki explain run "the parcel never came"
     """
-    from muki.explain import explain as explain_texts, rendered
-    from muki.texts import Columns, Text, read
-
     if (text is None) == (texts is None):
         raise ConfigError('muki explain: give one text in quotes, or --texts FILE; e.g. muki explain run "a text"')
     if text is not None and not text.strip():
@@ -63,6 +59,10 @@ def explain(
             "texts have it in (texts: {text_pair: …}), so leave --pair out"
         )
     config = config_of(run, only_looks=True)
+
+    from muki.explain import explain as explain_texts, rendered
+    from muki.texts import Columns, Text, read
+
     columns = Columns(text=config.texts.text, text_pair=config.texts.text_pair)
     asked = [Text(0, text, pair)] if text is not None else list(read(texts or "", columns))
     for one in explain_texts(config, asked):
@@ -90,10 +90,12 @@ def inspect(
         return _init(paths, texts, text_column, output)
     if len(paths) != 1:
         raise ConfigError(f"muki inspect: one run file is expected, found {len(paths)}; for teachers add --init")
+    config = config_of(Path(paths[0]), only_looks=True)
+
     from muki.inspection.look import inspect as look
     from muki.inspection.render import rendered
 
-    seen = look(config_of(Path(paths[0]), only_looks=True))
+    seen = look(config)
     typer.echo(json.dumps(seen.as_json(), ensure_ascii=False, indent=2) if as_json else rendered(seen))
     if any(one.level == "problem" for one in seen.findings):
         raise typer.Exit(1)
@@ -101,13 +103,14 @@ def inspect(
 
 
 def _init(models: list[str], texts: str | None, text_column: str, output: Path) -> None:
-    from muki.files import write_text
-    from muki.inspection.start import run_file
-
     if texts is None:
         raise ConfigError("muki inspect --init: give the unlabelled texts with --texts FILE")
     if output.exists():
         raise ConfigError(f"muki inspect --init: '{output}' is there already; choose another with --output")
+
+    from muki.files import write_text
+    from muki.inspection.start import run_file
+
     write_text(output, run_file(models, texts, text_column))
     typer.echo(f"run file: {output}; look at it, then: muki inspect {output}")
 
@@ -123,10 +126,12 @@ def push(
 
     Example: muki push run --repo my-team/help-desk
     """
+    config = config_of(run, only_looks=True)
+
     from muki.publishing.hub import push as push_run
     from muki.run_folder import RunFolder
 
-    pushed = push_run(RunFolder(Path(config_of(run, only_looks=True).output)), repo, public=public, report=report)
+    pushed = push_run(RunFolder(Path(config.output)), repo, public=public, report=report)
     typer.echo(f"{pushed.url}: {len(pushed.files)} files")
     if any(name.startswith("report/") for name in pushed.files):
         typer.echo("the report quotes texts of the pool; leave it out with --no-report")
@@ -142,15 +147,17 @@ def export(
 
     Example: muki export run --format onnx -o student-onnx
     """
-    from muki.publishing.onnx import export_onnx, sample_texts
-    from muki.run_folder import RunFolder
-    from muki.texts import TextShards
-
     if format_ != "onnx":
         raise ConfigError(f"--format {format_}: unknown; known: onnx")
     if output.exists():
         raise ConfigError(f"muki export: '{output}' is there already; choose another with --output")
-    folder = RunFolder(Path(config_of(run, only_looks=True).output))
+    config = config_of(run, only_looks=True)
+
+    from muki.publishing.onnx import export_onnx, sample_texts
+    from muki.run_folder import RunFolder
+    from muki.texts import TextShards
+
+    folder = RunFolder(Path(config.output))
     pool = TextShards.load(folder.texts("pool"))
     texts = sample_texts(pool.read(pool.shards[0])) if pool else ["a short text", "another, somewhat longer text"]
     difference = export_onnx(folder.student, output, texts)

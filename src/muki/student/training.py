@@ -133,14 +133,8 @@ def train_student(
         the fingerprint of this student.
     """
     key = student_fingerprint(supervision_key, student, training, space)
-    done = read_json(record)
-    files = done.get("files") if done is not None and done.get("fingerprint") == key else None
-    if files is not None and unchanged(folder, files):
-        logger.info("student: reusing %s (same supervision, start and training settings)", folder)
+    if _is_done(record, key, folder):
         return key
-
-    if folder.exists():
-        logger.info("student: training anew, for other supervision or settings; the one in %s is replaced", folder)
     model, tokenizer = load_student(
         student.model, space.labels, seed=training.seed, trust_remote_code=trust_remote_code
     )
@@ -181,6 +175,18 @@ def train_student(
         remove(checkpoints)
         logger.info("student: trained in %s, saved in %s", clock(seconds), folder)
     return key
+
+
+def _is_done(record: Path, key: str, folder: Path) -> bool:
+    """Whether the student in the folder is this very one; says so, or that it will be replaced."""
+    done = read_json(record)
+    files = done.get("files") if done is not None and done.get("fingerprint") == key else None
+    if files is not None and unchanged(folder, files):
+        logger.info("student: reusing %s (same supervision, start and training settings)", folder)
+        return True
+    if folder.exists():
+        logger.info("student: training anew, for other supervision or settings; the one in %s is replaced", folder)
+    return False
 
 
 def training_settings(student: StudentConfig, training: TrainingConfig) -> dict[str, Any]:
