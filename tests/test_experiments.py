@@ -603,6 +603,25 @@ def test_records_of_other_settings_are_not_collected(small: Path):
     assert [record["method"] for record in collect(settings)] == [first.name]
 
 
+def test_a_setting_can_train_its_students_in_another_way(small: Path):
+    content = yaml.safe_load(small.read_text())
+    plain = {name: content[name] for name in ("data", "encoder", "output", "methods")}
+    small.write_text(yaml.safe_dump({
+        **plain, "training": {"epochs": 2, "weight_decay": 0.1},
+        "settings": {"two-teachers": {}, "longer": {"training": {"epochs": 5, "warmup_steps": 3}}},
+    }))  # fmt: skip
+    settings = load_grid(small)
+    short, long = (settings.training_in(settings.settings[name]) for name in ("two-teachers", "longer"))
+    assert (short.epochs, short.passed_through) == (2, {"weight_decay": 0.1})
+    assert (long.epochs, long.passed_through) == (5, {"weight_decay": 0.1, "warmup_steps": 3})
+    keys = {Laboratory(settings, group).key(harness.cells_of(settings, group)[0]) for group in settings.groups()}
+    assert len(keys) == len(settings.seeds) * 2
+    assert settings.portable()["settings"]["longer"]["training"] == {"epochs": 5.0, "warmup_steps": 3}
+    small.write_text(yaml.safe_dump({**plain, "settings": {"s": {"training": {"epoch": 5}}}}))
+    with pytest.raises(ConfigError, match=r"settings\.s\.training.*'epoch'.*did you mean 'epochs'"):
+        load_grid(small)
+
+
 def test_changed_settings_make_a_cell_pending_again(small: Path):
     settings = load_grid(small)
     group = next(settings.groups())

@@ -121,7 +121,7 @@ class ScoringConfig(_Section):
     )
 
 
-FEWEST_STEPS = 500  # a student of a few hundred texts would otherwise stop before its new head has learned anything
+FEWEST_STEPS = 500  # a student of a few hundred texts would otherwise stop before it has learned much
 
 
 class TrainingConfig(BaseModel):

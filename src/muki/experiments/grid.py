@@ -40,6 +40,7 @@ class Setting(_Section):
     prefix: str = Field("", description='put before each text by everybody, e.g. "query: "')
     teach: int | None = Field(None, ge=2, description="labelled texts for all teachers together")
     pool: int | None = Field(None, ge=2, description="texts in the pool, as far as they reach")
+    training: TrainingConfig | None = Field(None, description="of the student: changes to the grid's")
     only: list[str] | None = Field(None, description="data sets that this setting is for; all by default")
 
 
@@ -110,6 +111,11 @@ class Grid(_Section):
                 )
         return self
 
+    def training_in(self, setting: Setting) -> TrainingConfig:
+        """How students are trained in a setting."""
+        changes = setting.training.model_dump(exclude_unset=True) if setting.training else {}
+        return TrainingConfig(**{**self.training.model_dump(), **changes})
+
     def groups(self) -> Iterator[Group]:
         """Everything that shares scores, seed by seed; groups of one data set and seed may share teachers too."""
         foreign = {setting.foreign.data for setting in self.settings.values() if setting.foreign}
@@ -142,7 +148,9 @@ class Grid(_Section):
             for key in ("encoder", "student"):
                 if key in section:
                     section[key] = _name(section[key])
-        for setting in content["settings"].values():
+        for name, setting in content["settings"].items():
+            if changes := self.settings[name].training:
+                setting["training"] = changes.model_dump(mode="json", exclude_unset=True)
             setting["encoders"] = [_name(encoder) for encoder in setting["encoders"]]
         for key in ("methods", "routing_only"):
             content[key] = [

@@ -159,6 +159,7 @@ class Laboratory:
     def key(self, cell: Cell) -> str:
         """Fingerprint of all that a cell depends on, the same on any machine: settings, data, encoders and code."""
         grid = self.grid.model_dump(include={"teach", "pool", "test", "max_length", "teacher_training", "training"})
+        grid["training"] = self.grid.training_in(self.setting).model_dump()
         data = [self.grid.data[self.group.data], self.setting.foreign and self.grid.data[self.setting.foreign.data]]
         student = self.setting.student or self.grid.student
         encoders = [*(self.setting.encoders or [self.grid.encoder]), *([student] if student else [])]
@@ -166,7 +167,7 @@ class Laboratory:
             grid,
             [[_content(part) for part in where.split("+")] for where in data if where],
             [_content(encoder) for encoder in encoders],
-            self.setting.model_dump(exclude={"only", "encoders", "student"}),
+            self.setting.model_dump(exclude={"only", "encoders", "student", "training"}),
             self.group.seed,
             cell.method.model_dump(),
             cell.trained,
@@ -250,7 +251,7 @@ class Laboratory:
             **({"test": {"path": str(self.folder / "test.jsonl")}} if self.tests_teachers else {}),
             "method": method.model_dump(),
             "scoring": {"seed": self.group.seed, "keep": self._keep(label)},
-            "training": {**self.grid.training.model_dump(), "seed": self.group.seed + 1},
+            "training": {**self.grid.training_in(self.setting).model_dump(), "seed": self.group.seed + 1},
             "output": str(self.folder / f"scores-{label.replace(' ', '-')}"),
         }  # fmt: skip
         return make_config(content, str(self.group))
