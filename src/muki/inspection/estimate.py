@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from muki import compute
-from muki.batches import length_batches, tokenize
-from muki.config import RunConfig
+from muki.batches import Encoding, length_batches, tokenize
+from muki.config import RunConfig, TrainingConfig
 from muki.integration.fitting import FIT_ROWS
 from muki.labels import LabelSpace
 from muki.routing.refinement import FOLDS, RESTARTS, ROUNDS
-from muki.student.data import MAX_HOLDOUT
+from muki.student.data import MAX_HOLDOUT, LengthGrouped
+from muki.student.head import MOST_TEXTS
 from muki.student.losses import integration_loss
 from muki.student.model import load_student
 from muki.student.training import steps_per_epoch
@@ -102,12 +103,12 @@ def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text])
     encodings = tokenize(tokenizer, texts, length, config.student.prefix)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)  # as the Trainer's; ten times as fast
     half = compute.fast_dtype(device) == torch.bfloat16
-    rng, size, times = np.random.default_rng(0), config.training.batch_size, []
+    size, times = config.training.batch_size, []
+    order = _reading_order(encodings, size, config.training)
     target = torch.full((size, len(space.labels)), 1 / len(space.labels), device=device)
     student.train()
-    for _ in range(_TRAINING_STEPS):
-        chosen = [encodings[i] for i in rng.choice(len(encodings), size, replace=len(encodings) < size)]
-        batch = tokenizer.pad(chosen, return_tensors="pt").to(device)
+    for first in range(0, len(order), size):
+        batch = tokenizer.pad([encodings[i] for i in order[first : first + size]], return_tensors="pt").to(device)
         start = time.perf_counter()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             logits = student(**batch).logits
@@ -126,6 +127,15 @@ def measure_student(config: RunConfig, space: LabelSpace, texts: Sequence[Text])
     # The first steps warm up; the mean, not the median, is what a whole run adds up.
     width = int(getattr(model.config, "hidden_size", 0))
     return StudentSpeed(float(np.mean(times[2:])), prediction, sum(p.numel() for p in student.parameters()), width)
+
+
+def _reading_order(encodings: Sequence[Encoding], size: int, training: TrainingConfig) -> list[int]:
+    """Positions of the texts of all measured steps, as a training would read them."""
+    count = _TRAINING_STEPS * size
+    chosen: list[int] = np.random.default_rng(0).choice(len(encodings), count, len(encodings) < count).tolist()
+    if training.passed_through.get("train_sampling_strategy", "group_by_length") != "group_by_length":
+        return chosen
+    return [chosen[i] for i in LengthGrouped([len(encodings[i]["input_ids"]) for i in chosen], size)]
 
 
 def fit_seconds(rows: int, width: int) -> float:
@@ -175,6 +185,7 @@ def estimate(
     epochs = config.training.epochs_of(an_epoch)
     steps = an_epoch * epochs
     looks = max(1.0, epochs) * held_out
+    first_head = min(pool - held_out, MOST_TEXTS) if config.training.head == "probe" else 0
     scoring = sum(speed.deterministic + speed.dropout for speed in speeds) * (pool + test)
     view = config.method.refines
     fit = fit_seconds(pool, student.width) if view else 0.0
@@ -182,7 +193,7 @@ def estimate(
         "start": _FIXED_SECONDS,
         "score": scoring / config.scoring.processes,
         **({"supervise": pool * student.prediction + fit} if view else {}),  # the student's encoder reads the pool
-        "train": steps * student.step + looks * student.prediction,
+        "train": steps * student.step + (looks + first_head) * student.prediction,
         "evaluate": (min(pool, MOST_OF_POOL_ANSWERED) + test) * student.prediction
         + (test * student.prediction + fit if view and test else 0.0),
     }

@@ -61,9 +61,8 @@ def fit_head(
         logger.info("student: no linear layer gives its logits; the head starts at random")
         return False
     head, features = found
-    weight, bias = probe(
-        features, stacked_supervision(items), objective, head.out_features, with_bias=head.bias is not None
-    )
+    batch = {name: values.to(features.device) for name, values in stacked_supervision(items).items()}
+    weight, bias = probe(features, batch, objective, head.out_features, with_bias=head.bias is not None)
     with torch.no_grad():
         head.weight.copy_(weight)
         if head.bias is not None:
@@ -90,9 +89,9 @@ def probe(
         weight (C, H) and bias (C,), for the features as they are given.
     """
     mean, scale = features.mean(dim=0) * with_bias, features.std(dim=0, correction=0).clamp(min=1e-6)
-    x = torch.cat([(features - mean) / scale, torch.full((len(features), 1), float(with_bias))], dim=-1)
+    x = torch.cat([(features - mean) / scale, features.new_full((len(features), 1), float(with_bias))], dim=-1)
     held_out = round(_HELD_OUT * len(x))
-    ridge, start = RIDGES[0], torch.zeros(n_labels, x.shape[1])
+    ridge, start = RIDGES[0], x.new_zeros(n_labels, x.shape[1])
     if held_out:
         ridge, start = _best_ridge(x, batch, objective, start, len(x) - held_out)
     found = _minimum(x, batch, objective, ridge, start)
@@ -110,7 +109,7 @@ def _best_ridge(
         current = _minimum(x[:cut], seen, objective, ridge, current)
         loss = float(objective.of_logits(x[cut:] @ current.T, unseen))
         logger.debug("first head: ridge %g, loss on held-out texts %.4f", ridge, loss)
-        if loss >= least:
+        if not loss < least:
             break
         best, least = (ridge, current), loss
     return best
@@ -146,6 +145,6 @@ def _features(
             if features is None:
                 return None
             if result is None:
-                result = torch.zeros(len(items), features.shape[-1])
-            result[torch.from_numpy(index)] = features.float().cpu()
+                result = torch.zeros(len(items), features.shape[-1], device=model.device)
+            result[torch.from_numpy(index)] = features.float()
     return None if result is None or seen.head is None else (seen.head, result)

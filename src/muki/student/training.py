@@ -146,6 +146,7 @@ def train_student(
     if any(True for _ in minimised.parameters()):
         cast(Any, model).blocks = minimised  # a part of the model while it trains: optimised, saved and resumed with it
     taught = SupervisedTexts(encodings, supervision, train_index)
+    start = time.monotonic()
     if resume is None and training.head == "probe":
         fit_head(model, tokenizer, taught, minimised, training.seed)
     trainer = _trainer(
@@ -158,7 +159,6 @@ def train_student(
         checkpoints,
     )
     logger.info("training on %d texts, %d held out to choose the checkpoint", len(train_index), len(holdout_index))
-    start = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=resume)
     except torch.OutOfMemoryError as error:
