@@ -336,7 +336,8 @@ def test_methods_can_be_presets_with_changes():
 def test_committed_grids_load_and_name_no_machine(path: Path):
     loaded = load_grid(path)
     assert list(loaded.groups())
-    assert loaded.output == str(GRIDS.resolve() / path.stem)
+    output = "two-teachers" if path.stem == "head" else path.stem  # it shares teachers and cells with that grid
+    assert loaded.output == str(GRIDS.resolve() / output)
     assert loaded.results == str(GRIDS.resolve() / ".." / "results" / path.stem)
     assert not re.search(r"[:,+\[ ]/\w", path.read_text())  # an absolute path
 

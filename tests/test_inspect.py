@@ -377,13 +377,13 @@ def test_the_estimate_scales_what_was_measured(settings: Settings):
     assert cost.seconds == {
         "start": 12.0,
         "score": pytest.approx(1200 * 0.04 / 2),
-        "train": pytest.approx(90 * 2 * 0.1 + 2 * 100 * 0.002),
+        "train": pytest.approx(90 * 2 * 0.1 + 2 * 100 * 0.002 + 900 * 0.002),  # steps, held-out texts, first head
         "evaluate": pytest.approx(1200 * 0.002),
     }
     assert 4_000_000 < cost.disk < 7_000_000
     assert cost.disk_peak - cost.disk == 24_000_000
     assert cost_line(cost).startswith(
-        "estimate for this machine: 0:57 (start 0:12, score 0:24, train 0:18, evaluate 0:02)"
+        "estimate for this machine: 0:59 (start 0:12, score 0:24, train 0:20, evaluate 0:02)"
     )
 
 

@@ -1117,8 +1117,8 @@ def test_a_classifier_as_a_start_keeps_its_encoder_and_loses_its_head(
     shutil.copytree(finished.root, tmp_path / "run")
     content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
     content |= {
-        "student": {"model": str(teachers[0]), "max_length": 32}, "training": {"max_steps": 1, "learning_rate": 1e-9},
-        "output": str(tmp_path / "run"),
+        "student": {"model": str(teachers[0]), "max_length": 32}, "output": str(tmp_path / "run"),
+        "training": {"max_steps": 1, "learning_rate": 1e-9, "head": "random"},
     }  # fmt: skip
     stages.train(make_config(content, "test"))
     start = load_file(teachers[0] / "model.safetensors")
