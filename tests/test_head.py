@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from muki.batches import tokenize
+from muki.errors import StudentError
 from muki.integration.stage import Supervision
 from muki.student.data import SupervisedTexts
 from muki.student.head import fit_head, probe
@@ -146,6 +147,15 @@ def test_a_model_without_a_linear_head_is_left_as_it_is():
     before = other.table.weight.clone()
     assert not fit_head(other, tokenizer, texts, Divergence())  # type: ignore[arg-type]
     assert torch.equal(other.table.weight, before)
+
+
+def test_an_encoder_that_gives_nan_is_refused():
+    model, tokenizer = model_and_tokenizer("bert", LABELS)
+    texts = pool(model, tokenizer)
+    with torch.no_grad():
+        model.bert.pooler.dense.bias.fill_(float("nan"))
+    with pytest.raises(StudentError, match="not finite"):
+        fit_head(model, tokenizer, texts, Divergence())
 
 
 def test_only_so_many_texts_are_read(monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,7 @@ from torch import nn
 
 from muki import compute
 from muki.batches import length_batches
+from muki.errors import StudentError
 from muki.student.data import SupervisedTexts, stacked_supervision
 from muki.teachers.features import head_inputs
 
@@ -53,6 +54,9 @@ def fit_head(
 
     Returns:
         whether a linear layer gives the logits; if not, the model is left as it was.
+
+    Raises:
+        StudentError: the encoder gives numbers that are not finite.
     """
     chosen = np.random.default_rng(seed).permutation(len(texts))[:MOST_TEXTS]
     items = [texts[int(i)] for i in chosen]
@@ -61,6 +65,8 @@ def fit_head(
         logger.info("student: no linear layer gives its logits; the head starts at random")
         return False
     head, features = found
+    if not torch.isfinite(features).all():
+        raise StudentError("student: its encoder gives numbers that are not finite (NaN or infinity); choose another")
     batch = {name: values.to(features.device) for name, values in stacked_supervision(items).items()}
     weight, bias = probe(features, batch, objective, head.out_features, with_bias=head.bias is not None)
     with torch.no_grad():

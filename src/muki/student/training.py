@@ -146,9 +146,6 @@ def train_student(
     if any(True for _ in minimised.parameters()):
         cast(Any, model).blocks = minimised  # a part of the model while it trains: optimised, saved and resumed with it
     taught = SupervisedTexts(encodings, supervision, train_index)
-    start = time.monotonic()
-    if resume is None and training.head == "probe":
-        fit_head(model, tokenizer, taught, minimised, training.seed)
     trainer = _trainer(
         model,
         minimised,
@@ -159,7 +156,10 @@ def train_student(
         checkpoints,
     )
     logger.info("training on %d texts, %d held out to choose the checkpoint", len(train_index), len(holdout_index))
+    start = time.monotonic()
     try:
+        if resume is None and training.head == "probe":
+            fit_head(model, tokenizer, taught, minimised, training.seed)
         trainer.train(resume_from_checkpoint=resume)
     except torch.OutOfMemoryError as error:
         raise StudentError(f"student: out of memory ({error}); set training.batch_size lower") from error
