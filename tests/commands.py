@@ -12,20 +12,20 @@ from muki.cli import _Run, app
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
 
 
-def invoke(*args: object) -> Result:
-    """Run a command."""
+def invoke(*args: object, stdin: bytes | None = None) -> Result:
+    """Run a command, with these bytes as its standard input."""
     logger = logging.getLogger("muki")
     before = logger.handlers[:], logger.level, logger.propagate
     try:
-        return CliRunner(env=QUIET).invoke(app, [*map(str, args)], catch_exceptions=False)
+        return CliRunner(env=QUIET).invoke(app, [*map(str, args)], input=stdin, catch_exceptions=False)
     finally:
         logger.handlers[:], level, logger.propagate = before
         logger.setLevel(level)
         _Run.config = None
 
 
-def works(*args: object) -> Result:
+def works(*args: object, stdin: bytes | None = None) -> Result:
     """Run a command that must succeed."""
-    result = invoke(*args)
+    result = invoke(*args, stdin=stdin)
     assert (result.exit_code, result.exception) == (0, None), result.stderr
     return result

@@ -1196,6 +1196,19 @@ def test_predictions_without_ids_are_numbered(tmp_path: Path, finished: Folder):
     assert [json.loads(line)["id"] for line in lines] == ["0", "1", "2"]
 
 
+def test_predict_is_a_filter_too(tmp_path: Path, finished: Folder):
+    lines = "a late goal\r\n\nthe bank, naïve\n".encode()
+    (tmp_path / "in.txt").write_bytes(lines)
+    student = finished.root / "student"
+    works("predict", student, "--texts", tmp_path / "in.txt", "--output", tmp_path / "out.jsonl")
+    result = works("-q", "predict", student, "--texts", "-", "--output", "-", stdin=lines)
+    assert result.stdout == (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    assert not Path("-").exists()
+    broken = invoke("predict", student, "--texts", "-", "--output", "-", stdin=b"fine\nna\xefve\n")
+    assert broken.exit_code == 2
+    assert "standard input, line 2: byte 3 (0xef) is not UTF-8" in broken.stderr
+
+
 def test_predict_reads_text_pairs(tmp_path: Path, finished: Folder):
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a late goal", "text_pair": "the bank raised rates"}])
     output = tmp_path / "out.jsonl"

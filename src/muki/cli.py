@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -210,8 +211,10 @@ def evaluate(
 @guarded
 def predict(
     model: Annotated[str, typer.Argument(help="save_pretrained folder or Hub id")],
-    texts: Annotated[str, typer.Option(help="texts in any form that integrate takes")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON Lines: id, label, score, probabilities")],
+    texts: Annotated[str, typer.Option(help="texts in any form that integrate takes; -: lines of standard input")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="JSON Lines: id, label, score, probabilities; -: standard output")
+    ],
     text_column: Annotated[str, typer.Option(help="column of the text")] = "text",
     text_pair_column: Annotated[str | None, typer.Option(help="column of the second text of a pair")] = None,
     prefix: Annotated[str, typer.Option(help='put before each text, e.g. "query: "')] = "",
@@ -222,15 +225,18 @@ def predict(
 
     Example: muki predict run/student --texts in.jsonl --output out.jsonl
     """
-    from muki.predict import Classifier, predict_file
+    from muki.predict import Classifier, predict_file, write_predictions
     from muki.progress import progress
-    from muki.texts import Columns, read
+    from muki.texts import Columns, read, read_lines
 
-    source = read(texts, Columns(text=text_column, text_pair=text_pair_column))
+    columns = Columns(text=text_column, text_pair=text_pair_column)
+    source = read_lines("standard input", sys.stdin.buffer) if texts == "-" else read(texts, columns)
     classifier = Classifier.load(model, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code)
     with progress("predicting", None, "texts") as advance:
-        count = predict_file(classifier, source, output, advance)
-    typer.echo(f"{count} predictions in {output}")
+        if output == Path("-"):
+            write_predictions(classifier, source, sys.stdout, advance)
+        else:
+            typer.echo(f"{predict_file(classifier, source, output, advance)} predictions in {output}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import torch
@@ -121,12 +121,19 @@ def predict_file(classifier: Classifier, texts: Iterable[Text], output: Path, ad
     require_local(output)
     if output.is_dir():
         raise MukiError(f"output '{output}': is a folder; give a file")
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+        return write_predictions(classifier, texts, file, advance)
+
+
+def write_predictions(
+    classifier: Classifier, texts: Iterable[Text], file: TextIO, advance: Advance | None = None
+) -> int:
+    """Write the lines of `predict_file` to an open file, a pipe for one. Returns the number of texts."""
     labels = classifier.labels
     count = 0
-    with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for text, probabilities in stream(classifier, texts, advance):
-            file.write(json.dumps(prediction(text, probabilities, labels), ensure_ascii=False) + "\n")
-            count += 1
+    for text, probabilities in stream(classifier, texts, advance):
+        file.write(json.dumps(prediction(text, probabilities, labels), ensure_ascii=False) + "\n")
+        count += 1
     return count
 
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,6 +58,11 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
             "files"
         )
     return _from_hub(source, columns, split)
+
+
+def read_lines(name: str, file: BinaryIO) -> Iterator[Text]:
+    """One text a line of an open file, a pipe for one; `name` is what messages call it."""
+    return _read_file(TextFile(name, lambda: file), Columns())
 
 
 def _looked_in(source: str) -> str:
