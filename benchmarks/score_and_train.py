@@ -26,7 +26,7 @@ from muki import pipeline
 from muki.config import RunConfig, make_config
 from muki.demo import packaged_encoder
 from muki.evaluation.metrics import accuracy
-from muki.integration.stage import Supervision, load_supervision
+from muki.integration.store import Supervision, load_supervision
 from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder

@@ -15,7 +15,7 @@ from conftest import write_jsonl
 from test_report import make_run
 
 from muki.explain import Explanation, Voice, assemble, rendered, sentence
-from muki.integration.router import plain_answers
+from muki.integration.router import plain_distributions
 from muki.labels import union
 from muki.teachers.outputs import TeacherOutputs
 from muki.texts import Text
@@ -119,7 +119,7 @@ def test_the_estimate_goes_with_each_text(estimate: float | None):
     outputs = [TeacherOutputs(rows, z, np.full_like(z, np.nan), passes, nan, nan) for z in logits]
     foreign = None if estimate is None else np.array([estimate])
     routing, texts = np.array([[0.7, 0.3]]), [Text(row=-1, text="hm")]
-    (one,) = assemble(texts, outputs, plain_answers(outputs), space, routing, np.ones(1), None, foreign=foreign)
+    (one,) = assemble(texts, outputs, plain_distributions(outputs), space, routing, np.ones(1), None, foreign=foreign)
     assert one.as_json()["foreign"] == estimate
     assert ("(75 % likely by the method's own estimate)" in one.sentence) == (estimate is not None)
 

@@ -23,7 +23,7 @@ from muki.experiments.tables import tables
 from muki.experiments.tasks import label_groups
 from muki.experiments.turns import in_turn
 from muki.files import write_json
-from muki.integration.stage import Supervision
+from muki.integration.store import Supervision
 from muki.labels import LabelSpace
 from muki.methods import PRESETS
 from muki.run_folder import RunFolder

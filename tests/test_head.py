@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from muki.batches import tokenize
 from muki.errors import StudentError
-from muki.integration.stage import Supervision
+from muki.integration.store import Supervision
 from muki.student.data import SupervisedTexts
 from muki.student.head import fit_head, probe
 from muki.student.losses import integration_loss, within_group_loss

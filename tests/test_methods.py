@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from muki import pipeline as stages
 from muki.config import apply_overrides, make_config
 from muki.errors import ConfigError, TeacherError
-from muki.integration.stage import load_supervision
+from muki.integration.store import load_supervision
 from muki.labels import LabelSpace, union
 from muki.methods import PRESETS, Method, preset_name
 from muki.run_folder import RunFolder

@@ -30,7 +30,7 @@ from muki.evaluation.method_words import cause, how_it_was_made, reference, whom
 from muki.evaluation.metrics import paired_difference
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.evaluation.table import summary
-from muki.integration.stage import load_supervision
+from muki.integration.store import load_supervision
 from muki.labels import LabelSpace
 from muki.methods import PRESETS, Method
 from muki.report import words

@@ -310,7 +310,7 @@ STOPS = {
     "cutting the texts": ("muki.texts.shards._write_shard", 6, "teacher news: BertForSequenceClassification"),
     "looking at the teachers": ("muki.teachers.survey.probe_dropout", 6, "texts: reusing 30 texts"),
     "scoring": ("muki.engines.local.score_shard", 5, "scores of news: reusing 1 of 3 shards"),
-    "supervising": ("muki.integration.stage._write", 0, "scores of culture: reusing 3 of 3 shards"),
+    "supervising": ("muki.integration.stage.save_supervision", 0, "scores of culture: reusing 3 of 3 shards"),
     "training": ("muki.student.training.IntegrationTrainer._save_checkpoint", 0, "/checkpoints/checkpoint-4\n"),
     "saving the student": ("muki.student.training.save_classifier", 0, "/checkpoints/checkpoint-8\n"),
     "evaluating": ("muki.evaluation.evaluate.labelled_metrics", 0, "student: reusing "),
@@ -383,7 +383,7 @@ def test_the_printed_command_works_for_a_folder_with_a_space_in_its_name(
     tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.integration.stage._write", KeyboardInterrupt())
+        stop_after_first(interrupted, "muki.integration.stage.save_supervision", KeyboardInterrupt())
         result = invoke("run", make(tmp_path / "my run"))
     go_on(result.stderr)
     assert (tmp_path / "my run" / "report" / "metrics.json").exists()
@@ -405,7 +405,7 @@ def test_the_command_that_a_moved_run_folder_prints_goes_on_there_too(
     tmp_path: Path, make: Callable[..., Path], unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.integration.stage._write", KeyboardInterrupt())
+        stop_after_first(interrupted, "muki.integration.stage.save_supervision", KeyboardInterrupt())
         invoke("run", make(tmp_path / "before"))
         (tmp_path / "before").rename(tmp_path / "run")
         result = invoke("supervise", tmp_path / "run")
@@ -545,7 +545,7 @@ KILLS = {
     # what is written, by which function, and how its temporary path is known
     "texts": ("muki.texts.shards._write_shard", "/.texts."),
     "scores": ("pyarrow.parquet.write_table", "/scores/"),
-    "supervision": ("muki.integration.stage._write", "/.supervision."),
+    "supervision": ("muki.integration.stage.save_supervision", "/.supervision."),
     "student": ("transformers.PreTrainedTokenizerBase.save_pretrained", "/.student."),
 }
 

@@ -13,8 +13,8 @@ from scipy.stats import multivariate_normal
 from muki.formulas import softmax
 from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
 from muki.integration.pool import fit_on_pool
-from muki.integration.router import fold_of, neighbourhood, plain_answers
-from muki.integration.stage import raw_weights, right_probability
+from muki.integration.router import fold_of, neighbourhood, plain_distributions
+from muki.integration.supervision import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method
 from muki.routing.calibration import match_shares, mixture, normal_ranks, standardise
@@ -419,7 +419,7 @@ def test_a_text_is_judged_by_a_model_that_was_fitted_without_it_wherever_it_lies
 def test_what_a_text_was_routed_to_says_nothing_of_itself_or_its_fold():
     outputs, space, view, owner = pool(n=400)
     texts, columns = (
-        neighbourhood(outputs[0].rows, plain_answers(outputs), unit_length(view)),
+        neighbourhood(outputs[0].rows, plain_distributions(outputs), unit_length(view)),
         list(space.columns.values()),
     )
     weights = np.eye(2)[owner]

@@ -96,7 +96,9 @@ def test_the_target_is_made_of_the_sharpened_answers():
     surest = []
     for method in (RAW, PLUS):
         router = fit_router(method, outputs, space, view)
-        target = integrate_distributions(router(outputs, view).weights, router.answers(outputs), columns, n_labels)
+        target = integrate_distributions(
+            router(outputs, view).weights, router.distributions(outputs), columns, n_labels
+        )
         np.testing.assert_allclose(target.sum(axis=-1), 1.0)
         surest.append(target.max(axis=-1).mean())
     assert surest[0] < 0.6

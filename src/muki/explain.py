@@ -16,13 +16,8 @@ from muki.evaluation.method_words import cause, estimates_routing
 from muki.evaluation.table import table
 from muki.formulas import Array, softmax
 from muki.integration.pool import scored_pool
-from muki.integration.stage import (
-    average_weight,
-    raw_weights,
-    right_probability,
-    union_predictions,
-)
-from muki.integration.supervision import integrate_distributions
+from muki.integration.store import average_weight
+from muki.integration.supervision import integrate_distributions, raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.pipeline import load_from_config
 from muki.predict import Classifier
@@ -30,7 +25,7 @@ from muki.report.choose import ESTIMATED_FOREIGN, FOREIGN, contest
 from muki.report.evidence import teacher_certainty
 from muki.run_folder import RunFolder
 from muki.stale import require_student, require_supervision
-from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.outputs import TeacherOutputs, teacher_predictions
 from muki.teachers.scoring import score_texts
 from muki.teachers.survey import load_records
 from muki.texts import Text, TextShards
@@ -126,11 +121,11 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
     router = scored_pool(config, run).fitted(config.method)
     view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.reads_view else None
     routing = router(outputs, view)
-    predictions, refined = union_predictions(outputs, space), router.refinement is not None
+    predictions, refined = teacher_predictions(outputs, space), router.refinement is not None
     weights = raw_weights(routing, predictions, config.method) / average_weight(run.supervision)
     estimated = refined and estimates_routing(config.method)
     return assemble(
-        asked, outputs, router.answers(outputs), space, routing.weights, weights, student,
+        asked, outputs, router.distributions(outputs), space, routing.weights, weights, student,
         right=right_probability(routing.probabilities, predictions) if estimated else None,
         why=cause(config.method, refined, router.names is not None),
         foreign=routing.foreign if refined else None,

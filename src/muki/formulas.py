@@ -83,14 +83,14 @@ def integrate_distributions(
     return target
 
 
-def union_answers(answers: Sequence[ArrayLike], columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+def union_predictions(distributions: Sequence[ArrayLike], columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     """Each teacher's top class as an index into the union, shape (n, N).
 
     Args:
-        answers: each teacher's logits or distribution, shapes (n, C_i).
+        distributions: each teacher's distribution or logits, shapes (n, C_i).
         columns: each teacher's columns in the union.
     """
-    tops = [np.asarray(own)[np.asarray(p).argmax(axis=-1)] for own, p in zip(columns, answers, strict=True)]
+    tops = [np.asarray(own)[np.asarray(p).argmax(axis=-1)] for own, p in zip(columns, distributions, strict=True)]
     return np.stack(tops, axis=-1)
 
 

@@ -208,7 +208,7 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
 @quiet_transformers()
 def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | None = None) -> str:
     """Train the student on the supervision. Returns its fingerprint; "" for a method without a student."""
-    from muki.integration.stage import load_supervision
+    from muki.integration.store import load_supervision
     from muki.stale import require_supervision
     from muki.student.training import train_student
 

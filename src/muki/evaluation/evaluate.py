@@ -27,8 +27,8 @@ from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_ou
 from muki.files import read_json
 from muki.formulas import Array, softmax
 from muki.integration.pool import load_outputs, scored_pool, scored_texts
-from muki.integration.router import Routing, gold_routing, plain_answers
-from muki.integration.stage import Supervision, load_supervision, union_predictions
+from muki.integration.router import Routing, gold_routing, plain_distributions
+from muki.integration.store import Supervision, load_supervision
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import preset_name
@@ -36,7 +36,7 @@ from muki.routing.scores import available, routing_scores
 from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder
 from muki.student.data import split_holdout
-from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.outputs import TeacherOutputs, teacher_predictions
 from muki.texts import TextShards
 from muki.view import neutral_view
 
@@ -80,7 +80,7 @@ def pool_metrics(
     """What can be said without labels: agreement, shares, margins, passes."""
     names = list(space.columns)
     outputs = load_outputs(config, run, "pool")
-    predictions = union_predictions(outputs, space)
+    predictions = teacher_predictions(outputs, space)
     best = supervision.routing.argmax(axis=-1)
     _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
     held_out: dict[str, Any] = {"n": len(holdout)}
@@ -147,7 +147,7 @@ def labelled_metrics(
     return found | {
         "teachers": teachers,
         "ensemble": classification_metrics(
-            ensemble(plain_answers(outputs), soft_weights(routing_scores(outputs, "energy"), 1.0), space),
+            ensemble(plain_distributions(outputs), soft_weights(routing_scores(outputs, "energy"), 1.0), space),
             gold,
             space.labels,
         ),
@@ -158,7 +158,7 @@ def labelled_metrics(
             "by_score": {
                 name: routing_accuracy(routing_scores(outputs, name), gold, columns) for name in available(outputs)
             },
-            **checked_outlook(config.method, routing.weights, union_predictions(outputs, space), gold, columns),
+            **checked_outlook(config.method, routing.weights, teacher_predictions(outputs, space), gold, columns),
         },
     }
 
@@ -179,15 +179,15 @@ def route_test(
         the routing, and each teacher's distribution as the chain takes it, shapes (n, C_i).
     """
     if config.method.needs_gold:
-        return gold_routing(gold, list(space.columns.values())), plain_answers(outputs)
+        return gold_routing(gold, list(space.columns.values())), plain_distributions(outputs)
     router = scored_pool(config, run).fitted(config.method)
     view, test = neutral_view(config, run, "test"), TextShards.load(run.texts("test"))
-    answers = router.answers(outputs)
+    distributions = router.distributions(outputs)
     if view is None or test is None:
-        return router(outputs), answers
+        return router(outputs), distributions
     everything = np.concatenate([view(number) for number in range(len(test.shards))])
     rows = np.concatenate([[text.row for text in test.read(shard)] for shard in test.shards])
-    return router(outputs, everything[np.searchsorted(rows, outputs[0].rows)]), answers
+    return router(outputs, everything[np.searchsorted(rows, outputs[0].rows)]), distributions
 
 
 def require_known_labels(source: str, labels: Iterable[str | None], space: LabelSpace) -> Counter[str]:
@@ -206,17 +206,17 @@ def require_known_labels(source: str, labels: Iterable[str | None], space: Label
     return outside
 
 
-def ensemble(answers: list[Array], weights: Array, space: LabelSpace) -> Array:
+def ensemble(distributions: list[Array], weights: Array, space: LabelSpace) -> Array:
     """The teachers themselves as one classifier, without a student; shape (n, C).
 
     With their softmax and the weights of vanilla distillation this is the softmax of the concatenated logits.
 
     Args:
-        answers: each teacher's distribution over its own labels, shapes (n, C_i).
+        distributions: each teacher's over its own labels, shapes (n, C_i).
         weights: routing weights, shape (n, N).
         space: the label space.
     """
-    return integrate_distributions(weights, answers, list(space.columns.values()), len(space.labels))
+    return integrate_distributions(weights, distributions, list(space.columns.values()), len(space.labels))
 
 
 def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[np.int64]) -> dict[str, Any]:

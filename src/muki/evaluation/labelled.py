@@ -16,9 +16,10 @@ from muki.evaluation.answers import StudentAnswers, asked_rows, pick, predict
 from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
 from muki.evaluation.table import table
 from muki.integration.pool import load_outputs
-from muki.integration.stage import load_supervision, union_predictions
+from muki.integration.store import load_supervision
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder
+from muki.teachers.outputs import teacher_predictions
 from muki.texts import Columns, Text, TextShards, read
 from muki.validation import nearest
 
@@ -59,7 +60,7 @@ def evaluate_labelled(run: RunFolder, config: RunConfig, space: LabelSpace, path
     gold = np.array([space.label2id[known[row]] for row in rows.tolist()])
     at = np.searchsorted(supervision.rows, rows)
     outputs = [one.take(at) for one in load_outputs(config, run, "pool")]
-    predictions = union_predictions(outputs, space)
+    predictions = teacher_predictions(outputs, space)
     columns = list(space.columns.values())
     teachers = {}
     for i, (name, knows) in enumerate(space.columns.items()):

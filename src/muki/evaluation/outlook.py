@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from muki.evaluation.method_words import estimates_routing
 from muki.evaluation.metrics import calibration_error, rightly_routed
-from muki.integration.stage import right_probability
+from muki.integration.supervision import right_probability
 from muki.methods import Method
 
 _WORTH_A_WORD = 0.01  # of the pool

@@ -22,10 +22,12 @@ from muki.evaluation.metrics import (
 from muki.evaluation.outlook import foreign_outlook
 from muki.formulas import Array
 from muki.integration.pool import load_outputs, scored_texts
-from muki.integration.stage import Supervision, load_supervision, right_probability, union_predictions
+from muki.integration.store import Supervision, load_supervision
+from muki.integration.supervision import right_probability
 from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder
+from muki.teachers.outputs import teacher_predictions
 from muki.texts import Text
 
 
@@ -40,7 +42,7 @@ def measure_pool(run: RunFolder, config: RunConfig, gold_labels: Sequence[str]) 
     space = _space(run)
     supervision, _ = load_supervision(run.supervision)
     outputs = load_outputs(config, run, "pool")
-    said = right_probability(supervision.routing.astype(np.float64), union_predictions(outputs, space))
+    said = right_probability(supervision.routing.astype(np.float64), teacher_predictions(outputs, space))
     columns = list(space.columns.values())
     gold = _index(gold_labels, space.label2id)
     known = gold >= 0

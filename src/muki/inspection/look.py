@@ -18,7 +18,6 @@ from muki.inspection.estimate import Estimate, Speed, StudentSpeed, estimate, me
 from muki.inspection.findings import Finding
 from muki.inspection.texts import TextsLook, look
 from muki.integration.fitting import fit_router
-from muki.integration.stage import union_predictions
 from muki.labels import LabelSpace, union
 from muki.pipeline import load_from_config
 from muki.report.choose import FOREIGN
@@ -28,7 +27,7 @@ from muki.student.model import load_tokenizer
 from muki.teachers.bases import Base, base_of, difference
 from muki.teachers.checks import longest
 from muki.teachers.dropout import dropout_rates
-from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.outputs import TeacherOutputs, teacher_predictions
 from muki.teachers.provenance import provenance
 from muki.teachers.scoring import Passes, probe_dropout
 from muki.texts import Columns, Text, read
@@ -318,7 +317,7 @@ def _sample(config: RunConfig, space: LabelSpace, outputs: list[TeacherOutputs])
     scored = not method.needs_gold and set(parts_of(method.score)) <= set(available(outputs))
     usable = scored and method.calibration == "none" and not method.refines
     best = (fit_router(method, outputs, space)(outputs).weights if usable else sure).argmax(axis=-1)
-    predictions = union_predictions(outputs, space)
+    predictions = teacher_predictions(outputs, space)
     return SampleLook(
         texts=len(sure),
         teacher_share={name: float((best == i).mean()) for i, name in enumerate(space.columns)},

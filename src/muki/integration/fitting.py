@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muki.formulas import Array
-from muki.integration.router import Column, Refinement, Router, neighbourhood, usual_of, voices
+from muki.integration.router import Refinement, Router, neighbourhood, usual_of, voices
 from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.routing.calibration import mixture, normal_ranks, standardise
@@ -19,7 +19,7 @@ from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
 from muki.routing.names import START_PRIOR, LabelNames, are_words, borne_out, mean_something
 from muki.routing.refinement import Neighbourhood, PoolModel, agreement, refine
-from muki.routing.scores import SCORES, fit_scores, parts_of
+from muki.routing.scores import SCORES, Scorer, fit_scores, parts_of
 from muki.routing.temperature import teacher_temperatures
 from muki.routing.weights import hard_weights
 from muki.teachers.outputs import TeacherOutputs
@@ -75,21 +75,21 @@ def fit_router(
                 ", ".join(f"{one:.2f}" for one in temperatures))  # fmt: skip
     router = replace(router, temperatures=temperatures)
     if router.names is not None:
-        router = replace(router, names=router.names.scaled(pool.x, router.answers(outputs)))
+        router = replace(router, names=router.names.scaled(pool.x, router.distributions(outputs)))
     return _refined(router, pool, verdict)
 
 
-def _by_scores(method: Method, outputs: list[TeacherOutputs], union: list[tuple[int, ...]]) -> Router:
+def _by_scores(method: Method, outputs: list[TeacherOutputs], columns: list[tuple[int, ...]]) -> Router:
     """The router before the pool is looked at in the neutral view: each teacher's scores, calibrated and joined."""
     scores = parts_of(method.score)
     by_part = [fit_scores(outputs, name) for name in scores]
-    columns = [
+    scorers = [
         [_calibrated(method, name, by_part[p][i], outputs[i]) for p, name in enumerate(scores)]
         for i in range(len(outputs))
     ]
     enough = len(outputs[0]) >= _FEWEST  # for a covariance that deserves to be heard more than the entropy
     priors = np.array([SCORES[name].prior if enough else 1.0 for name in scores])
-    router = Router(method, columns, union, priors, np.zeros(len(outputs)), np.ones(len(outputs)))
+    router = Router(method, scorers, columns, priors, np.zeros(len(outputs)), np.ones(len(outputs)))
     spread = _spread(router.parts(outputs), priors) if len(scores) > 1 else float(priors[0])
     return replace(router, spread=spread)
 
@@ -117,8 +117,8 @@ class _Pool:
         return cls(outputs, x, principal_axes(x, len(x) // _TEXTS_PER_AXIS), n_labels)
 
     def texts(self, router: Router) -> Neighbourhood:
-        """The texts with the teachers' answers at the router's temperatures."""
-        return neighbourhood(self.outputs[0].rows, router.answers(self.outputs), self.x @ self.axes)
+        """The texts with the teachers' distributions at the router's temperatures."""
+        return neighbourhood(self.outputs[0].rows, router.distributions(self.outputs), self.x @ self.axes)
 
 
 def _temperatures(router: Router, pool: _Pool, view: NDArray[np.float16]) -> Array:
@@ -129,7 +129,7 @@ def _temperatures(router: Router, pool: _Pool, view: NDArray[np.float16]) -> Arr
     if router.names is not None:
         judges.append(router.names.log_probabilities(pool.x))
     weights = router(pool.outputs, view).probabilities
-    return teacher_temperatures([one.logits for one in pool.outputs], judges, weights, router.union)
+    return teacher_temperatures([one.logits for one in pool.outputs], judges, weights, router.columns)
 
 
 def _hear_names(router: Router, pool: _Pool, vectors: NDArray[np.float16], space: LabelSpace) -> Router:
@@ -137,10 +137,10 @@ def _hear_names(router: Router, pool: _Pool, vectors: NDArray[np.float16], space
     if not are_words(space.labels):
         logger.info("label names: not heard, most are no words (%s, ...)", ", ".join(space.labels[:3]))
         return replace(router, findings={"names_heard": 0.0})
-    distributions, parts = router.answers(pool.outputs), router.parts(pool.outputs)
-    names = LabelNames.fit(vectors, pool.x, distributions, router.union)
-    kappa = borne_out(names.log_probabilities(pool.x), distributions, router.union, parts @ router.importance)
-    names, heard = replace(names, agreement=kappa), mean_something(kappa, router.union)
+    distributions, parts = router.distributions(pool.outputs), router.parts(pool.outputs)
+    names = LabelNames.fit(vectors, pool.x, distributions, router.columns)
+    kappa = borne_out(names.log_probabilities(pool.x), distributions, router.columns, parts @ router.importance)
+    names, heard = replace(names, agreement=kappa), mean_something(kappa, router.columns)
     logger.info(
         "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",
         kappa, "heard" if heard else "not heard",
@@ -164,7 +164,7 @@ def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
     texts, parts = pool.texts(router), router.parts(pool.outputs)
     named = router.named(texts.distributions, pool.x)
     # The names come from the view itself: they may speak against it, but not for it.
-    found = refine(texts, parts, router.importance, router.union, pool.n_labels)
+    found = refine(texts, parts, router.importance, router.columns, pool.n_labels)
     against = named is not None and agreement([named, found.model.log_weights(texts)]) < agreement(
         [named, parts @ router.importance]
     )
@@ -176,7 +176,7 @@ def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
         else "keeping the scores, the view does not show the classes",
     )  # fmt: skip
     findings = {
-        **(router.findings or {}),
+        **router.findings,
         "view_accuracy": found.trust.view_accuracy,
         "score_accuracy": found.trust.score_accuracy,
         "refined": float(trusted),
@@ -193,7 +193,7 @@ def _refined(router: Router, pool: _Pool, verdict: _Verdict) -> Router:
         importance = priors if router.names is None else np.append(priors, router.names.prior(verdict.good))
         return replace(router, importance=importance, spread=_spread(joined, importance))
     priors = priors if named is None else np.append(priors, START_PRIOR)
-    found = refine(texts, joined, priors, router.union, pool.n_labels)
+    found = refine(texts, joined, priors, router.columns, pool.n_labels)
     classes, evidence = _two_judges(found.model, texts, parts, named)
     usual = usual_of(parts, router.method)
     foreign = ForeignTexts.fit(pool.x, usual, known=parts.max(axis=1).sum(axis=-1))
@@ -201,16 +201,17 @@ def _refined(router: Router, pool: _Pool, verdict: _Verdict) -> Router:
     return replace(
         router, refinement=Refinement(pool.axes, classes, evidence, foreign), offsets=found.offsets,
         importance=found.importance, spread=_spread(joined, found.importance),
-        findings={**(router.findings or {}), **learned},
+        findings={**router.findings, **learned},
     )  # fmt: skip
 
 
 def _two_judges(pool: PoolModel, texts: Neighbourhood, parts: Array, named: Array | None) -> tuple[PoolModel, Evidence]:
     """View and scores weighed against each other, and the pool's classes fitted anew from both, in turn."""
-    flat, answers, n_labels = parts.reshape(len(parts), -1), texts.answers(pool.columns), len(pool.models[0].means)
+    flat, n_labels = parts.reshape(len(parts), -1), len(pool.models[0].means)
+    predictions = texts.predictions(pool.columns)
     for _ in range(_ROUNDS):
         said = voices(pool.log_weights(texts), named)
-        evidence = Evidence.fit(said, flat, answers)
+        evidence = Evidence.fit(said, flat, predictions)
         weights = np.exp(evidence.log_weights(said, flat))
         pool = PoolModel.fit(texts, hard_weights(weights), pool.columns, n_labels)
     return pool, evidence
@@ -220,7 +221,7 @@ def _spread(parts: Array, importance: Array) -> float:
     return max(float((parts @ importance).std()), 1e-12)
 
 
-def _calibrated(method: Method, name: str, score: Column, pool: TeacherOutputs) -> Column:
+def _calibrated(method: Method, name: str, score: Scorer, pool: TeacherOutputs) -> Scorer:
     if method.calibration == "none":
         return score
     if method.calibration == "mixture":

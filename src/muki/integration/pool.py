@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from muki.errors import RunFolderError
 from muki.files import fingerprint
 from muki.formulas import Array
 from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
-from muki.integration.router import Router, Routing, gold_routing, plain_answers
+from muki.integration.router import Router, Routing, gold_routing, plain_distributions
 from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.run_folder import RunFolder, Split
@@ -157,21 +158,21 @@ class GoldRouter:
 
     Attributes:
         labels: of each row of the pool, the gold label as an index into the union, negative outside it.
-        union: each teacher's columns in the union.
+        columns: each teacher's columns in the union.
     """
 
     labels: Mapping[int, int]
-    union: list[tuple[int, ...]]
+    columns: list[tuple[int, ...]]
     refinement: None = None
-    findings: None = None
+    findings: ClassVar[dict[str, float]] = {}
 
     def __call__(self, outputs: list[TeacherOutputs], view: NDArray[np.float16] | None = None) -> Routing:
         """Route texts of the pool."""
-        return gold_routing(self.gold(outputs), self.union)
+        return gold_routing(self.gold(outputs), self.columns)
 
-    def answers(self, outputs: list[TeacherOutputs]) -> list[Array]:
+    def distributions(self, outputs: list[TeacherOutputs]) -> list[Array]:
         """Each teacher's distribution over its own labels, shapes (n, C_i)."""
-        return plain_answers(outputs)
+        return plain_distributions(outputs)
 
     def gold(self, outputs: list[TeacherOutputs]) -> NDArray[np.int64]:
         """The texts' gold labels, shape (n,)."""

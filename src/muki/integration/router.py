@@ -5,8 +5,8 @@ scores → calibration across teachers → label names → refinement over the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,9 @@ from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
 from muki.routing.names import LabelNames
 from muki.routing.refinement import FOLDS, SHARPNESS, Neighbourhood, PoolModel
-from muki.routing.scores import SCORES, gold_scores, parts_of
+from muki.routing.scores import SCORES, Scorer, gold_scores, parts_of
 from muki.routing.weights import hard_weights, soft_weights
 from muki.teachers.outputs import TeacherOutputs
-
-Column = Callable[[TeacherOutputs], Array]
 
 
 @dataclass(frozen=True)
@@ -87,27 +85,27 @@ class Router:
 
     Attributes:
         method: whose chain this is.
-        columns: of each teacher and each part of the score, the calibrated score function.
+        scorers: of each teacher and each part of the score, the calibrated score function.
         importance: how much each part counts, shape (P,); one more where the label names are heard.
         names: what the label names say; None for methods that do not read them, or where they mean nothing.
         refinement: what the pool taught; None for methods that do not refine, or where the view was not trusted.
         offsets: of the scores, shape (N,).
-        temperatures: of the teachers' answers, shape (N,).
+        temperatures: of the teachers' distributions, shape (N,).
         spread: the joined scores are divided by this, so that one temperature fits any number of parts.
-        union: each teacher's columns in the union.
+        columns: each teacher's columns in the union.
         findings: what a report may say about the fit.
     """
 
     method: Method
-    columns: list[list[Column]]
-    union: list[tuple[int, ...]]
+    scorers: list[list[Scorer]]
+    columns: list[tuple[int, ...]]
     importance: Array
     offsets: Array
     temperatures: Array
     spread: float = 1.0
     names: LabelNames | None = None
     refinement: Refinement | None = None
-    findings: dict[str, float] | None = None
+    findings: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, outputs: list[TeacherOutputs], view: NDArray[np.float16] | None = None) -> Routing:
         """Route texts.
@@ -123,8 +121,8 @@ class Router:
             raise ValueError("this router reads the texts' view, and none was given")
         parts = self.parts(outputs)  # (n, N, P)
         x = None if view is None else unit_length(view)
-        answers = self.answers(outputs)
-        named = self.named(answers, x)
+        distributions = self.distributions(outputs)
+        named = self.named(distributions, x)
         scores = self.with_names(parts, named) @ self.importance / self.spread + self.offsets
         if not self.method.refines:
             weights = route(scores, self.method)
@@ -132,7 +130,7 @@ class Router:
         if self.refinement is None or x is None:
             probabilities, foreign = softmax(SHARPNESS * scores), np.zeros(len(scores))
         else:
-            texts = neighbourhood(outputs[0].rows, answers, x @ self.refinement.axes)
+            texts = neighbourhood(outputs[0].rows, distributions, x @ self.refinement.axes)
             probabilities, foreign = self.refinement(texts, x, parts, named, usual_of(parts, self.method))
         soft = self.method.integration == "soft"
         return Routing(scores, probabilities if soft else hard_weights(probabilities), probabilities, foreign)
@@ -142,18 +140,18 @@ class Router:
         """Whether a text's view is needed to route it."""
         return self.names is not None or self.refinement is not None
 
-    def answers(self, outputs: list[TeacherOutputs]) -> list[Array]:
+    def distributions(self, outputs: list[TeacherOutputs]) -> list[Array]:
         """Each teacher's distribution over its own labels, shapes (n, C_i): what the target is made of."""
         return [softmax(one.logits, float(t)) for one, t in zip(outputs, self.temperatures, strict=True)]
 
-    def named(self, answers: list[Array], x: Array | None) -> Array | None:
+    def named(self, distributions: list[Array], x: Array | None) -> Array | None:
         """Log weights by the label names, shape (n, N); None where the names are not heard.
 
         Args:
-            answers: each teacher's distribution, shapes (n, C_i).
+            distributions: each teacher's distribution, shapes (n, C_i).
             x: view of the n texts, shape (n, H), rows of length 1.
         """
-        return None if self.names is None or x is None else self.names.log_weights(x, answers)
+        return None if self.names is None or x is None else self.names.log_weights(x, distributions)
 
     def with_names(self, parts: Array, named: Array | None) -> Array:
         """The names' say as one more part of the score."""
@@ -164,15 +162,12 @@ class Router:
     def parts(self, outputs: list[TeacherOutputs]) -> Array:
         """Calibrated scores of the teachers' outputs, shape (n, N, P) for P parts."""
         return np.stack(
-            [
-                np.stack([column(one) for column in own], axis=-1)
-                for own, one in zip(self.columns, outputs, strict=True)
-            ],
+            [np.stack([score(one) for score in own], axis=-1) for own, one in zip(self.scorers, outputs, strict=True)],
             axis=1,
         )
 
 
-def plain_answers(outputs: list[TeacherOutputs]) -> list[Array]:
+def plain_distributions(outputs: list[TeacherOutputs]) -> list[Array]:
     """Each teacher's softmax as it is, shapes (n, C_i)."""
     return [softmax(one.logits) for one in outputs]
 
@@ -189,9 +184,9 @@ def route(scores: Array, method: Method) -> Array:
     return soft_weights(scores, method.temperature) if method.integration == "soft" else hard_weights(scores)
 
 
-def neighbourhood(rows: NDArray[np.int64], answers: list[Array], view: Array) -> Neighbourhood:
+def neighbourhood(rows: NDArray[np.int64], distributions: list[Array], view: Array) -> Neighbourhood:
     """What refinement reads of some texts; the fold of a text follows from its row, in every shard alike."""
-    return Neighbourhood(view=view, distributions=answers, folds=fold_of(rows))
+    return Neighbourhood(view=view, distributions=distributions, folds=fold_of(rows))
 
 
 def fold_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,8 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from muki.errors import TextsError
 from muki.formulas import Array, integrate_distributions, pad
+from muki.integration.router import Routing
+from muki.methods import Method
+from muki.routing.weights import margin
 
-__all__ = ["integrate_distributions", "mean_one", "one_hot", "pad"]
+__all__ = ["integrate_distributions", "mean_one", "one_hot", "pad", "raw_weights", "right_probability"]
 
 
 def one_hot(gold: NDArray[np.int64], n_labels: int) -> Array:
@@ -33,4 +36,28 @@ def mean_one(weights: ArrayLike) -> Array:
             "none of the pool's labels is a teacher's"
         )
     result: Array = w / w.mean()
+    return result
+
+
+def raw_weights(routing: Routing, predictions: NDArray[np.int64], method: Method) -> Array:
+    """How much each text counts before scaling, shape (n,): by margin, by the routing's probability, or all alike."""
+    if method.needs_gold:
+        result: Array = routing.scores.max(axis=-1)  # a text that belongs to nobody teaches nothing
+        return result
+    if method.reweight == "margin":
+        return margin(routing.scores, predictions)
+    if method.reweight == "probability":
+        return right_probability(routing.probabilities, predictions) * (1 - routing.foreign)
+    return np.ones(len(predictions))
+
+
+def right_probability(weights: Array, predictions: NDArray[np.int64]) -> Array:
+    """How likely the target's class is a right teacher's: the weight of all teachers that give it, shape (n,).
+
+    Args:
+        weights: routing weights that are probabilities, shape (n, N).
+        predictions: each teacher's top class as an index into the union, shape (n, N).
+    """
+    best = np.take_along_axis(predictions, weights.argmax(axis=-1)[:, None], axis=-1)
+    result: Array = (weights * (predictions == best)).sum(axis=-1)
     return result

@@ -13,11 +13,12 @@ from muki.evaluation.answers import StudentAnswers, asked_rows
 from muki.evaluation.method_words import estimates_routing
 from muki.formulas import Array, softmax
 from muki.integration.pool import load_outputs, scored_texts
-from muki.integration.stage import Supervision, load_supervision, right_probability, union_predictions
+from muki.integration.store import Supervision, load_supervision
+from muki.integration.supervision import right_probability
 from muki.labels import LabelSpace
 from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder
-from muki.teachers.outputs import TeacherOutputs
+from muki.teachers.outputs import TeacherOutputs, teacher_predictions
 from muki.texts import TextShards
 
 
@@ -78,7 +79,7 @@ def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> PoolEvidence
     routing = supervision.routing.astype(np.float64)
     if config.method.integration == "hard" and not (config.method.refines or config.method.needs_gold):
         routing = soft_weights(supervision.scores, config.method.temperature)
-    predictions = union_predictions(outputs, space)
+    predictions = teacher_predictions(outputs, space)
     return PoolEvidence(
         texts=pool,
         space=space,

@@ -18,7 +18,7 @@ from muki.evaluation.answers import StudentAnswers, pick
 from muki.evaluation.evaluate import FORMAT
 from muki.files import read_json
 from muki.labels import LabelSpace
-from muki.report.choose import CONTESTED, FOREIGN, Contest, conflicting_pairs, contest, seems_foreign, worth_labelling
+from muki.report.choose import Contest, conflicting_pairs, contest, seems_foreign, worth_labelling
 from muki.report.evidence import PoolEvidence, gather
 from muki.run_folder import RunFolder
 from muki.teachers.survey import TeacherRecord, load_records
@@ -310,6 +310,3 @@ def _fingerprints(run: RunFolder, records: list[TeacherRecord], pool: TextShards
     for title, path in (("supervision", run.supervision / "supervision.json"), ("student", run.training)):
         made[title] = str((read_json(path) or {}).get("fingerprint", "unknown"))
     return made
-
-
-__all__ = ["CONTESTED", "FOREIGN", "Facts", "collect", "public_name"]

@@ -76,7 +76,6 @@ def environment() -> Environment:
         "script_hash": f"sha256-{digest}",
         "version": muki.__version__,
         "public_name": public_name,
-        "made": None,
     }
     return env
 

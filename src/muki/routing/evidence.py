@@ -43,20 +43,20 @@ class Evidence:
     log_shares: Array
 
     @classmethod
-    def fit(cls, voices: Sequence[Array], scores: Array, answers: NDArray[np.int64]) -> Evidence:
+    def fit(cls, voices: Sequence[Array], scores: Array, predictions: NDArray[np.int64]) -> Evidence:
         """Weigh the judges against each other, on texts whose answer hangs on the choice of the teacher.
 
         Args:
             voices: log weights by the neutral view, each of shape (n, N).
             scores: calibrated scores of all teachers side by side, shape (n, F).
-            answers: each teacher's top class as an index into the union, shape (n, N).
+            predictions: each teacher's top class as an index into the union, shape (n, N).
         """
         exponents = np.full(len(voices), _FIRST_EXPONENT)
         for _ in range(_ROUNDS):
             view = tempered(voices, exponents)
             shares = np.exp(view).mean(axis=0)
-            best = np.take_along_axis(answers, view.argmax(axis=-1)[:, None], axis=-1)
-            alone = (answers == best).sum(axis=-1) == 1
+            best = np.take_along_axis(predictions, view.argmax(axis=-1)[:, None], axis=-1)
+            alone = (predictions == best).sum(axis=-1) == 1
             if alone.sum() <= _FEWEST:
                 alone = np.ones_like(alone)
             slope, intercept = _logistic(scores[alone], np.exp(view[alone]))

@@ -25,7 +25,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.formulas import Array, cohens_kappa, integrate_distributions, log_softmax, union_answers
+from muki.formulas import Array, cohens_kappa, integrate_distributions, log_softmax, union_predictions
 from muki.routing.calibration import match_shares
 from muki.routing.density import ClassGaussians
 from muki.routing.weights import hard_weights, log_agreement, surest
@@ -60,9 +60,9 @@ class Neighbourhood:
         total = self.view.T @ self.view
         return [(total - view.T @ view) / max(len(self.view) - len(view), 1) for view in own]
 
-    def answers(self, columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    def predictions(self, columns: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         """Each teacher's top class as an index into the union, shape (n, N)."""
-        return union_answers(self.distributions, columns)
+        return union_predictions(self.distributions, columns)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def refine(
     verdicts = []
     for _ in range(RESTARTS):
         model, weights = em(start + offsets)
-        verdicts.append(trust(start + offsets, weights, texts.answers(columns)))
+        verdicts.append(trust(start + offsets, weights, texts.predictions(columns)))
         before, offsets = offsets, match_shares(start, weights.mean(axis=0), SHARPNESS)
         if np.abs(offsets - before).max() < _SETTLED:
             break
@@ -230,7 +230,7 @@ def coherence(scores: Array, weights: Array) -> float:
     return max(0.0, float(np.mean(found)))
 
 
-def trust(scores: Array, weights: Array, answers: NDArray[np.int64] | None = None) -> Trust:
+def trust(scores: Array, weights: Array, predictions: NDArray[np.int64] | None = None) -> Trust:
     """Whether the view knows better than the scores, without labels.
 
     Where the scores are very sure (the surer half of each teacher's texts) they are nearly always right, so that how
@@ -241,13 +241,13 @@ def trust(scores: Array, weights: Array, answers: NDArray[np.int64] | None = Non
     Args:
         scores: shape (n, N).
         weights: what the view says, shape (n, N).
-        answers: each teacher's top class as an index into the union, shape (n, N). Where another teacher gives the same
-            class as the one that the scores choose, nothing hangs on the choice: such texts are left out.
+        predictions: each teacher's top class as an index into the union, shape (n, N). Where another teacher gives the
+            same class as the one that the scores choose, nothing hangs on the choice: such texts are left out.
     """
     n_teachers = scores.shape[1]
     chosen, view = scores.argmax(axis=-1), weights.argmax(axis=-1)
-    if answers is not None:
-        alone = (answers == np.take_along_axis(answers, chosen[:, None], axis=-1)).sum(axis=-1) == 1
+    if predictions is not None:
+        alone = (predictions == np.take_along_axis(predictions, chosen[:, None], axis=-1)).sum(axis=-1) == 1
         scores, chosen, view = scores[alone], chosen[alone], view[alone]
     if len(chosen) == 0:
         return Trust(1 / n_teachers, 1.0, 0.0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from muki.batches import Encoding
-from muki.integration.stage import Supervision
+from muki.integration.store import Supervision
 from muki.teachers.masks import splitmix64
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from muki.teachers.features import mean_state
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from muki.integration.stage import Supervision
+    from muki.integration.store import Supervision
     from muki.labels import LabelSpace
 
 Batch = dict[str, torch.Tensor]

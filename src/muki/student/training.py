@@ -27,7 +27,7 @@ from muki.checkpoints import folder_fingerprint
 from muki.config import StudentConfig, TrainingConfig
 from muki.errors import StudentError
 from muki.files import digests, fingerprint, read_json, remove, replacing, unchanged, write_json
-from muki.integration.stage import Supervision
+from muki.integration.store import Supervision
 from muki.labels import LabelSpace
 from muki.progress import clock, progress
 from muki.student.data import LengthGrouped, SupervisedTexts, SupervisionCollator, split_holdout

@@ -137,7 +137,6 @@ def load_teacher(
         loaded, tokenizer = _load(
             model,
             name,
-            labels or {},
             torch.float32 if dtype == "auto" else getattr(torch, dtype),
             revision,
             trust_remote_code,
@@ -208,7 +207,7 @@ def content_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 @quiet_transformers()
 def _load(
-    model: str, name: str, aliases: Mapping[str, str], dtype: torch.dtype, revision: str | None, trust: bool
+    model: str, name: str, dtype: torch.dtype, revision: str | None, trust: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 

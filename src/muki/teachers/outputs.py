@@ -8,6 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from muki.formulas import union_predictions
+from muki.labels import LabelSpace
+
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 
@@ -56,3 +59,8 @@ class TeacherOutputs:
             for name, values in columns.items()
         }
         return cls(**joined)
+
+
+def teacher_predictions(outputs: list[TeacherOutputs], space: LabelSpace) -> NDArray[np.int64]:
+    """Each teacher's top class as an index into the union, shape (n, N)."""
+    return union_predictions([one.logits for one in outputs], list(space.columns.values()))
