@@ -38,7 +38,7 @@ def task(n: int = 400, width: int = 5, seed: int = 0) -> tuple[torch.Tensor, tor
 
 def test_a_linear_target_is_found_whatever_the_features_scale():
     x, z = task()
-    for features in (x, 100 + 0.01 * x):
+    for features in (x, 0.07 + 0.01 * x, 300 - 100 * x):
         weight, bias = probe(features, supervised(z.softmax(dim=-1)), Divergence(), 3)
         found = integration_loss(features @ weight.T + bias, z.softmax(dim=-1), torch.ones(len(x)))
         assert found < 1e-3
@@ -50,6 +50,23 @@ def test_without_features_it_is_the_mean_target_by_hand():
     weight, bias = probe(torch.full((2, 4), 7.0), supervised(target, torch.tensor([1.5, 0.5])), Divergence(), 3)
     assert weight.abs().max() < 1e-6
     torch.testing.assert_close(bias.softmax(dim=-1), torch.tensor([0.375, 0.4375, 0.1875]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["dead", "saturated"])
+def test_features_that_hardly_vary_get_no_great_weight(kind: str):
+    # A linear map could give them any weight; but the dropout before the head takes them away at times.
+    x, z = task()
+    random = torch.Generator().manual_seed(3)
+    noise = torch.randn(len(x), 20, generator=random)
+    steady = torch.full((len(x), 4), 0.7) if kind == "dead" else torch.tanh(4 + 0.3 * noise)
+    features = torch.cat([x, steady], dim=-1)
+    target = torch.eye(3)[torch.multinomial(z.softmax(dim=-1), 1, generator=random)[:, 0]]
+    weight, bias = probe(features, supervised(target), Divergence(), 3)
+    assert weight.abs().max() < 5.0  # 300 and 450 for features divided by their deviation alone
+    torch.manual_seed(0)
+    dropped = torch.cat([x, nn.functional.dropout(steady, 0.1, training=True)], dim=-1)
+    whole, without = (nn.functional.cross_entropy(f @ weight.T + bias, target) for f in (features, dropped))
+    assert without < whole + 0.05
 
 
 def test_texts_without_weight_are_not_heard():
@@ -122,7 +139,7 @@ def test_every_architecture_starts_with_what_its_features_allow(kind: str):
     state, dull = torch.get_rng_state(), loss(model, texts)
     assert fit_head(model, tokenizer, texts, Divergence())
     assert torch.equal(torch.get_rng_state(), state)
-    assert loss(model, texts) < 0.1 * dull
+    assert loss(model, texts) < 0.95 * dull  # features of a random encoder hardly vary, so that little is believed
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed <= {name for name in before if before[name].shape[0] == 3 and before[name].dim() <= 2}
 
@@ -173,4 +190,4 @@ def test_a_fresh_student_of_an_encoder_has_it_too(tmp_path: Path):
     texts = pool(model, tokenizer)
     dull = loss(model, texts)
     assert fit_head(model, tokenizer, texts, Divergence())
-    assert loss(model, texts) < 0.1 * dull
+    assert loss(model, texts) < 0.95 * dull  # features of a random encoder hardly vary, so that little is believed

@@ -516,6 +516,12 @@ HINT = (
                      "scores, which decided without them; by estimates without labels it is right on 94 % of the "
                      "texts, they on 85 %. A student that starts from a sentence encoder may help."),
         ]),
+        ({"refined": False, "view_accuracy": 0.55}, [
+            ("warn", HINT),
+            ("warn", "The student's encoder does not show the pool's classes well enough to correct the teachers' "
+                     "scores, which decided without them; by estimates without labels it is right on 55 % of the "
+                     "texts. A student that starts from a sentence encoder may help."),
+        ]),
         ({"refined": True, **JUDGED, "names_heard": True}, [
             ("plain", KNOWN),
             ("plain", "The classes that the pool shows in the student's encoder corrected the scores; by estimates "

@@ -94,6 +94,20 @@ def union_predictions(distributions: Sequence[ArrayLike], columns: Sequence[Sequ
     return np.stack(tops, axis=-1)
 
 
+def label_groups(columns: Sequence[Sequence[int]], n_labels: int) -> list[list[int]]:
+    """The union cut into labels that the very same teachers know: without shared labels, one group for each teacher.
+
+    Args:
+        columns: each teacher's columns in the union.
+        n_labels: size of the union, each label of which some teacher knows.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for label in range(n_labels):
+        knowers = tuple(teacher for teacher, own in enumerate(columns) if label in own)
+        groups.setdefault(knowers, []).append(label)
+    return list(groups.values())
+
+
 def cohens_kappa(a: ArrayLike, b: ArrayLike, n_choices: int) -> float:
     """Agreement of two judges beyond chance, 1 for always; 0 where chance alone makes them agree, or without texts.
 

@@ -18,7 +18,8 @@ from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
 from muki.routing.names import START_PRIOR, LabelNames, are_words, borne_out, mean_something
-from muki.routing.refinement import Neighbourhood, PoolModel, agreement, refine
+from muki.routing.overlap import first_offsets
+from muki.routing.refinement import SHARPNESS, Neighbourhood, PoolModel, agreement, refine
 from muki.routing.scores import SCORES, Scorer, fit_scores, parts_of
 from muki.routing.temperature import teacher_temperatures
 from muki.routing.weights import hard_weights
@@ -90,8 +91,11 @@ def _by_scores(method: Method, outputs: list[TeacherOutputs], columns: list[tupl
     enough = len(outputs[0]) >= _FEWEST  # for a covariance that deserves to be heard more than the entropy
     priors = np.array([SCORES[name].prior if enough else 1.0 for name in scores])
     router = Router(method, scorers, columns, priors, np.zeros(len(outputs)), np.ones(len(outputs)))
-    spread = _spread(router.parts(outputs), priors) if len(scores) > 1 else float(priors[0])
-    return replace(router, spread=spread)
+    parts = router.parts(outputs)
+    spread = _spread(parts, priors) if len(scores) > 1 else float(priors[0])
+    if method.calibration != "standardise":
+        return replace(router, spread=spread)
+    return replace(router, spread=spread, offsets=first_offsets(parts @ priors / spread, columns, SHARPNESS))
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def _hear_names(router: Router, pool: _Pool, vectors: NDArray[np.float16], space
         return replace(router, findings={"names_heard": 0.0})
     distributions, parts = router.distributions(pool.outputs), router.parts(pool.outputs)
     names = LabelNames.fit(vectors, pool.x, distributions, router.columns)
-    kappa = borne_out(names.log_probabilities(pool.x), distributions, router.columns, parts @ router.importance)
+    kappa = borne_out(names.log_probabilities(pool.x), distributions, router.columns, router.joined(parts))
     names, heard = replace(names, agreement=kappa), mean_something(kappa, router.columns)
     logger.info(
         "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",
@@ -166,21 +170,19 @@ def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
     # The names come from the view itself: they may speak against it, but not for it.
     found = refine(texts, parts, router.importance, router.columns, pool.n_labels)
     against = named is not None and agreement([named, found.model.log_weights(texts)]) < agreement(
-        [named, parts @ router.importance]
+        [named, router.joined(parts)]
     )
     trusted = found.trusted and not against
+    accuracies = {"view": found.trust.view_accuracy, "score": found.trust.score_accuracy}
+    judged = {who: accuracy for who, accuracy in accuracies.items() if not np.isnan(accuracy)}
+    said = [f"{who} right on about {100 * accuracy:.0f} %" for who, accuracy in judged.items()]
     logger.info(
-        "refinement: the view is right on about %.0f %%, the scores on about %.0f %%: %s",
-        100 * found.trust.view_accuracy, 100 * found.trust.score_accuracy,
+        "refinement: %s; %s", ", ".join(said) or "too few texts to judge",
         "refined" if trusted else "keeping the scores, the label names side with them" if found.trusted
         else "keeping the scores, the view does not show the classes",
     )  # fmt: skip
-    findings = {
-        **router.findings,
-        "view_accuracy": found.trust.view_accuracy,
-        "score_accuracy": found.trust.score_accuracy,
-        "refined": float(trusted),
-    }
+    findings = {f"{who}_accuracy": accuracy for who, accuracy in judged.items()}
+    findings = {**router.findings, **findings, "refined": float(trusted)}
     return replace(router, findings=findings), _Verdict(trusted, found.trust.earned)
 
 

@@ -123,7 +123,7 @@ class Router:
         x = None if view is None else unit_length(view)
         distributions = self.distributions(outputs)
         named = self.named(distributions, x)
-        scores = self.with_names(parts, named) @ self.importance / self.spread + self.offsets
+        scores = self.joined(self.with_names(parts, named))
         if not self.method.refines:
             weights = route(scores, self.method)
             return Routing(scores, weights, weights, np.zeros(len(scores)))
@@ -158,6 +158,11 @@ class Router:
         if self.names is None or named is None:
             return parts
         return np.concatenate([parts, self.names.scores(named)[..., None]], axis=-1)
+
+    def joined(self, parts: Array) -> Array:
+        """One score of all parts, (n, N, P) → (n, N)."""
+        result: Array = parts @ self.importance / self.spread + self.offsets
+        return result
 
     def parts(self, outputs: list[TeacherOutputs]) -> Array:
         """Calibrated scores of the teachers' outputs, shape (n, N, P) for P parts."""

@@ -227,7 +227,7 @@ def _refinement(facts: Facts) -> list[Remark]:
     if outlook is None:
         return []
     view, scores = outlook.get("view_accuracy"), outlook.get("score_accuracy")
-    if view is None or scores is None:
+    if view is None:
         return [
             Remark(
                 "warn",
@@ -235,7 +235,8 @@ def _refinement(facts: Facts) -> list[Remark]:
                 "that the teachers' scores alone decided.",
             )
         ]
-    judges = f"by estimates without labels it is right on {percent(view, 0)} of the texts, they on {percent(scores, 0)}"
+    judges = f"by estimates without labels it is right on {percent(view, 0)} of the texts"
+    judges += "" if scores is None else f", they on {percent(scores, 0)}"
     if outlook["refined"]:
         return [
             Remark("plain", f"The classes that the pool shows in the student's encoder corrected the scores; {judges}.")

@@ -24,10 +24,12 @@ def standardise(pool: Array) -> Scale:
 
 
 def normal_ranks(pool: Array) -> Scale:
-    """The pool's distribution becomes the standard normal: for scores with long tails, such as distances."""
-    known = np.sort(pool)
-    n = len(known)
-    places = norm.ppf((np.arange(n) + 0.5) / n)
+    """The pool's distribution becomes the standard normal: for scores with long tails, such as distances.
+
+    Equal scores get the middle of their ranks; a score beyond the pool's gets the pool's extreme.
+    """
+    known, counts = np.unique(pool, return_counts=True)
+    places = norm.ppf((np.cumsum(counts) - counts / 2) / len(pool))
     return lambda scores: np.interp(scores, known, places)
 
 
@@ -44,7 +46,8 @@ def mixture(pool: Array) -> Scale:
     if not z.any():  # one score for all: no humps
         return scale
     means = np.percentile(z, [20, 80])
-    model: Any = GaussianMixture(2, covariance_type="tied", means_init=means[:, None], reg_covar=1e-3).fit(z[:, None])
+    humps: Any = GaussianMixture(2, covariance_type="tied", means_init=means[:, None], reg_covar=1e-3, random_state=0)
+    model = humps.fit(z[:, None])
     low, high = np.argsort(model.means_[:, 0])
     slope = (model.means_[high, 0] - model.means_[low, 0]) / model.covariances_[0, 0]
     middle = (model.means_[high, 0] + model.means_[low, 0]) / 2

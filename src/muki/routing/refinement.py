@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from muki.formulas import Array, cohens_kappa, integrate_distributions, log_softmax, union_predictions
 from muki.routing.calibration import match_shares
 from muki.routing.density import ClassGaussians
+from muki.routing.overlap import decided_groups, first_offsets, group_probabilities, group_scores
 from muki.routing.weights import hard_weights, log_agreement, surest
 
 FOLDS = 4
@@ -37,6 +38,8 @@ RESTARTS = 8
 SHARPNESS = 4.0  # of the start: softmax(4 · score), scores in standard deviations
 _SETTLED = 0.02  # offsets that change less are settled, in standard deviations
 _BEYOND_CHANCE = 0.5  # Cohen's kappa that a trusted view needs
+_TELLING = 0.2  # a view that is right so much more often than each way of being wrong can judge the scores
+_FEWEST = 30  # texts on which something hangs on the choice, to judge the scores by
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,11 @@ class Trust:
     """Whether the view knows better than the scores that EM began with; see `trust`.
 
     Attributes:
-        view_accuracy: of the view's routing, estimated.
-        score_accuracy: of the scores' routing, estimated.
+        view_accuracy: of the view's routing, estimated, in [0, 1].
+        score_accuracy: of the scores' routing, estimated, in [0, 1]; NaN where the view is too poor to judge them by.
         beyond_chance: Cohen's kappa of the two where the scores are sure.
+
+    Both accuracies are NaN where there are too few texts to tell.
     """
 
     view_accuracy: float
@@ -154,9 +159,10 @@ def refine(
     EM from each part of the score alone shows two things. If the pool shows the classes, parts that know different
     things end closer together than they began. And a part is believed as far as the view bears it out (`coherence`).
 
-    The start that joins them gives every teacher the same share of the pool. EM finds better shares; the start is
-    shifted to these and EM begins anew, until they settle. The view can earn trust before or after that; what it earns
-    says something only where the parts know nothing of the view.
+    The start that joins them gives every teacher the same share of the pool, or less where others know its labels too.
+    EM finds better shares; the start is shifted to these and EM begins anew, until they settle. The view can earn trust
+    before or after that, and what it earned it with is kept; that says something only where the parts know nothing of
+    the view.
 
     Args:
         texts: of the pool, or a sample of it.
@@ -165,7 +171,7 @@ def refine(
         columns: each teacher's columns in the union.
         n_labels: size of the union.
     """
-    n_teachers = parts.shape[1]
+    groups = decided_groups(columns, n_labels)
     em = partial(expectation_maximisation, texts, columns=columns, n_labels=n_labels)
     alone = list(np.moveaxis(parts, -1, 0))
     ends = [em(part)[1] for part in alone]
@@ -174,16 +180,17 @@ def refine(
     importance = priors * np.square(borne_out) if max(borne_out) > 0 else priors
     start = join(parts, importance)
 
-    offsets = np.zeros(n_teachers)
-    verdicts = []
+    offsets, found = first_offsets(start, columns, SHARPNESS), []
     for _ in range(RESTARTS):
         model, weights = em(start + offsets)
-        verdicts.append(trust(start + offsets, weights, texts.predictions(columns)))
+        by_scores = group_scores(start + offsets, texts.predictions(columns), groups)
+        verdict = trust(by_scores, group_probabilities(np.exp(model.log_probabilities(texts)), groups))
         before, offsets = offsets, match_shares(start, weights.mean(axis=0), SHARPNESS)
+        found.append(Refined(model, importance, offsets, converging, verdict))
         if np.abs(offsets - before).max() < _SETTLED:
             break
-    first, last = verdicts[0], verdicts[-1]
-    return Refined(model, importance, offsets, converging, last if last.earned else first)
+    first, last = found[0], found[-1]
+    return first if first.trust.earned and not last.trust.earned else last
 
 
 def expectation_maximisation(
@@ -230,31 +237,31 @@ def coherence(scores: Array, weights: Array) -> float:
     return max(0.0, float(np.mean(found)))
 
 
-def trust(scores: Array, weights: Array, predictions: NDArray[np.int64] | None = None) -> Trust:
+def trust(scores: Array, view: Array) -> Trust:
     """Whether the view knows better than the scores, without labels.
 
-    Where the scores are very sure (the surer half of each teacher's texts) they are nearly always right, so that how
-    often the view agrees with them there estimates the view's own accuracy α. How often they agree everywhere, A, then
-    gives the scores' accuracy a, if their mistakes are independent: `A = a α + (1 − a)(1 − α)/(N − 1)`. Two judges
-    that give nearly all texts to one teacher agree by chance, hence Cohen's kappa.
+    Both say which group of labels (for teachers that share none: which teacher) a text belongs to. Where the scores are
+    very sure (the surer half of each group's texts) they are nearly always right, so that how often the view agrees
+    with them there estimates the view's own accuracy α. How often they agree where teachers name labels of several
+    groups, A, then gives the scores' accuracy a on these texts, on which something hangs on the choice, if their
+    mistakes are independent: `A = a α + (1 − a)(1 − α)/(G − 1)`. Two judges that give nearly all texts to one group
+    agree by chance, hence Cohen's kappa.
 
     Args:
-        scores: shape (n, N).
-        weights: what the view says, shape (n, N).
-        predictions: each teacher's top class as an index into the union, shape (n, N). Where another teacher gives the
-            same class as the one that the scores choose, nothing hangs on the choice: such texts are left out.
+        scores: best score of a teacher that names a label of the group, −∞ where none does, shape (n, G).
+        view: what the view says by itself, without hearing the teachers, shape (n, G).
     """
-    n_teachers = scores.shape[1]
-    chosen, view = scores.argmax(axis=-1), weights.argmax(axis=-1)
-    if predictions is not None:
-        alone = (predictions == np.take_along_axis(predictions, chosen[:, None], axis=-1)).sum(axis=-1) == 1
-        scores, chosen, view = scores[alone], chosen[alone], view[alone]
-    if len(chosen) == 0:
-        return Trust(1 / n_teachers, 1.0, 0.0)
-    agree = chosen == view
+    n_groups = scores.shape[1]
+    open_texts = np.isfinite(scores).sum(axis=-1) > 1
+    if open_texts.sum() < _FEWEST:
+        return Trust(float("nan"), float("nan"), 0.0)
+    chosen, seen = scores.argmax(axis=-1), view.argmax(axis=-1)
+    agree = chosen == seen
     sure = np.concatenate(surest(scores))
     alpha = float(agree[sure].mean())
-    kappa = cohens_kappa(chosen[sure], view[sure], n_teachers)
-    other = (1 - alpha) / (n_teachers - 1)
-    accuracy = (float(agree.mean()) - other) / (alpha - other) if alpha > other else 1.0
-    return Trust(alpha, float(np.clip(accuracy, 1 / n_teachers, 1.0)), kappa)
+    kappa = cohens_kappa(chosen[sure], seen[sure], n_groups)
+    other = (1 - alpha) / (n_groups - 1)
+    if alpha - other < _TELLING:
+        return Trust(alpha, float("nan"), kappa)
+    accuracy = (float(agree[open_texts].mean()) - other) / (alpha - other)
+    return Trust(alpha, float(np.clip(accuracy, 1 / n_groups, 1.0)), kappa)

@@ -199,8 +199,10 @@ def fit_scores(pool: list[TeacherOutputs], name: str) -> list[Scorer]:
         ValueError: the score needs dropout passes or features, and these outputs have none.
     """
     score = SCORES[name]
-    if score.needs_passes and any((one.passes == 0).any() for one in pool):
-        raise ValueError(f"score '{name}' needs dropout passes, and these outputs have none")
+    if any((one.passes < score.needs_passes).any() for one in pool):
+        raise ValueError(
+            f"score '{name}' needs {score.needs_passes} dropout passes or more, and these outputs have fewer"
+        )
     if score.needs_features and any(one.features is None for one in pool):
         raise ValueError(f"score '{name}' needs features, and these outputs have none")
     return score.fit(pool)
@@ -213,9 +215,9 @@ def routing_scores(outputs: list[TeacherOutputs], score: str) -> Array:
 
 def available(outputs: list[TeacherOutputs]) -> list[str]:
     """The scores that these outputs suffice for."""
-    passes = all((one.passes > 0).all() for one in outputs)
+    passes = min((int(one.passes.min()) for one in outputs if len(one)), default=0)
     features = all(one.features is not None for one in outputs)
-    return [n for n, s in SCORES.items() if (passes or not s.needs_passes) and (features or not s.needs_features)]
+    return [n for n, s in SCORES.items() if passes >= s.needs_passes and (features or not s.needs_features)]
 
 
 def _own_classes(pool: TeacherOutputs) -> ClassGaussians:

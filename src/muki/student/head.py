@@ -32,6 +32,8 @@ MOST_TEXTS = 10_000  # for a linear map that is plenty
 RIDGES = (1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)  # the penalty's weight, strongest first
 _HELD_OUT = 0.2  # of the texts, to choose the ridge by
 _ITERATIONS = 100
+_STEADY = 8.0  # deviations: a feature whose mean is larger hardly varies beside its size
+_DROPOUT = 0.1  # the usual rate before a head
 
 Batch = dict[str, torch.Tensor]
 
@@ -84,6 +86,11 @@ def probe(
     The penalty is `ridge / 2 · ‖W‖²` for features of mean 0 and variance 1. The last fifth of the texts is held out
     to choose the ridge, and read again for the final fit.
 
+    A feature that hardly varies beside its size (a dead or saturated unit) would get any weight. But the dropout before
+    the head takes it away at times, which a bias cannot mend. Such a feature's variance is taken with that of dropout,
+    and its weight pays for what dropout does to the loss, to second order and at most `p (1 − p) <= 1/4` for each logit
+    (Wager et al. 2013, arXiv 1307.1493).
+
     Args:
         features: shape (n, H).
         batch: the supervision of these texts, in random order.
@@ -94,25 +101,36 @@ def probe(
     Returns:
         weight (C, H) and bias (C,), for the features as they are given.
     """
-    mean, scale = features.mean(dim=0) * with_bias, features.std(dim=0, correction=0).clamp(min=1e-6)
+    mean, (scale, shaken) = features.mean(dim=0) * with_bias, _spread(features)
     x = torch.cat([(features - mean) / scale, features.new_full((len(features), 1), float(with_bias))], dim=-1)
     held_out = round(_HELD_OUT * len(x))
     ridge, start = RIDGES[0], x.new_zeros(n_labels, x.shape[1])
     if held_out:
-        ridge, start = _best_ridge(x, batch, objective, start, len(x) - held_out)
-    found = _minimum(x, batch, objective, ridge, start)
+        ridge, start = _best_ridge(x, batch, objective, shaken, start, len(x) - held_out)
+    found = _minimum(x, batch, objective, ridge, shaken, start)
     weight = found[:, :-1] / scale
     return weight, found[:, -1] - weight @ mean
 
 
+def _spread(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each feature's standard deviation, and which part of its variance is dropout's, in [0, 1]; both shape (H,).
+
+    Only what a feature's mean exceeds eight deviations by counts as dropout's: of sentence encoders nothing.
+    """
+    deviation, mean = features.std(dim=0, correction=0), features.mean(dim=0)
+    dropped = _DROPOUT / (1 - _DROPOUT) * (mean.square() - (_STEADY * deviation).square()).clamp(min=0.0)
+    scale = torch.hypot(deviation, dropped.sqrt()).clamp(min=1e-6)
+    return scale, dropped / scale.square()
+
+
 def _best_ridge(
-    x: torch.Tensor, batch: Batch, objective: Divergence, start: torch.Tensor, cut: int
+    x: torch.Tensor, batch: Batch, objective: Divergence, shaken: torch.Tensor, start: torch.Tensor, cut: int
 ) -> tuple[float, torch.Tensor]:
     """The ridge of least loss on the texts from `cut` on, and its map; each starts where the last ended."""
     seen, unseen = ({name: values[part] for name, values in batch.items()} for part in (slice(cut), slice(cut, None)))
     best, least, current = (RIDGES[0], start), float("inf"), start
     for ridge in RIDGES:
-        current = _minimum(x[:cut], seen, objective, ridge, current)
+        current = _minimum(x[:cut], seen, objective, ridge, shaken, current)
         loss = float(objective.of_logits(x[cut:] @ current.T, unseen))
         logger.debug("first head: ridge %g, loss on held-out texts %.4f", ridge, loss)
         if not loss < least:
@@ -121,14 +139,17 @@ def _best_ridge(
     return best
 
 
-def _minimum(x: torch.Tensor, batch: Batch, objective: Divergence, ridge: float, start: torch.Tensor) -> torch.Tensor:
-    """Weight and bias side by side, shape (C, H + 1); the bias, the last column, is free of the penalty."""
+def _minimum(
+    x: torch.Tensor, batch: Batch, objective: Divergence, ridge: float, shaken: torch.Tensor, start: torch.Tensor
+) -> torch.Tensor:
+    """Weight and bias side by side, shape (C, H + 1); the bias, the last column, is free of penalties."""
     parameters = start.clone().requires_grad_(True)
     optimiser = torch.optim.LBFGS([parameters], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        penalty = 0.5 * ridge * parameters[:, :-1].square().sum()
+        squares = parameters[:, :-1].square()
+        penalty = 0.5 * ridge * squares.sum() + 0.125 * (squares * shaken).sum()
         loss = objective.of_logits(x @ parameters.T, batch) + penalty
         loss.backward()  # type: ignore[no-untyped-call]
         return loss

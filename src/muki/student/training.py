@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRAINING_VERSION = 2  # raise when the same supervision and settings make another student
+TRAINING_VERSION = 3  # raise when the same supervision and settings make another student
 MAX_STEPS_BETWEEN_CHECKPOINTS = 500
 MOST_CHECKPOINTS = 20  # of a short training: a small pool is read many times
 
