@@ -1057,3 +1057,21 @@ def test_a_wrong_path_is_answered_before_heavy_imports(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"{[2] * len(calls)} False"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["score", "run.yaml", "--address", "auto"],
+         "--address auto: is of a Ray cluster; add --engine ray, or leave it out"),
+        (["predict", "model", "--texts", "-", "-o", "-", "--text-column", "body"],
+         "muki predict: standard input has no columns; leave --text-column and --text-pair-column out"),
+        (["inspect", "run.yaml", "--texts", "pool.jsonl"],
+         "muki inspect: --texts, --text-column and --output go with --init; a run file says its own"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_be_ignored_is_refused(args, message, tmp_path, teachers, pool, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"teachers": [str(one) for one in teachers[:2]], "texts": str(pool), "student": "x", "output": "run"}
+    file(tmp_path / "run.yaml", yaml.safe_dump(settings))
+    assert_refused(message, *args)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_routing import PLUS, START, made
 
-from muki.formulas import integrate_distributions, label_groups
+from muki.formulas import integrate_distributions, knower_groups
 from muki.integration.fitting import fit_router
 from muki.integration.router import Router
 from muki.labels import LabelSpace
@@ -28,8 +28,8 @@ SAME = [range(6), range(6)]
 
 
 def test_labels_that_the_same_teachers_know_are_a_group():
-    assert label_groups([(0, 1), (2, 3)], 4) == [[0, 1], [2, 3]]
-    assert label_groups([(0, 1, 2), (2, 3)], 4) == [[0, 1], [2], [3]]
+    assert knower_groups([(0, 1), (2, 3)], 4) == [[0, 1], [2, 3]]
+    assert knower_groups([(0, 1, 2), (2, 3)], 4) == [[0, 1], [2], [3]]
     assert decided_groups([(0, 1), (0, 1)], 2) == [[0], [1]]
 
 

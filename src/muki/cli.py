@@ -153,6 +153,8 @@ def score(
     config = config_of(run, [*set_, *([f"scoring.processes={processes}"] if processes else [])])
     if engine not in get_args(pipeline.Engine):
         raise ConfigError(f"--engine {engine}: unknown; known: {', '.join(get_args(pipeline.Engine))}")
+    if address is not None and engine != "ray":
+        raise ConfigError(f"--address {address}: is of a Ray cluster; add --engine ray, or leave it out")
     part = Part.parse(shard_of) if shard_of else None
     pipeline.score(config, part=part, prepared=prepared, engine=cast(Any, engine), address=address)
 
@@ -230,6 +232,8 @@ def predict(
     from muki.texts import Columns, read, read_lines
 
     columns = Columns(text=text_column, text_pair=text_pair_column)
+    if texts == "-" and columns != Columns():
+        raise ConfigError("muki predict: standard input has no columns; leave --text-column and --text-pair-column out")
     source = read_lines("standard input", sys.stdin.buffer) if texts == "-" else read(texts, columns)
     classifier = Classifier.load(model, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code)
     with progress("predicting", None, "texts") as advance:

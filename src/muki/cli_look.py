@@ -90,6 +90,8 @@ def inspect(
         return _init(paths, texts, text_column, output)
     if len(paths) != 1:
         raise ConfigError(f"muki inspect: one run file is expected, found {len(paths)}; for teachers add --init")
+    if (texts, text_column, output) != (None, "text", Path("run.yaml")):
+        raise ConfigError("muki inspect: --texts, --text-column and --output go with --init; a run file says its own")
     config = config_of(Path(paths[0]), only_looks=True)
 
     from muki.inspection.look import inspect as look

@@ -15,6 +15,18 @@ class TextsError(MukiError):
     """A text source cannot be read, or holds nothing that can be used."""
 
 
+class MissingColumnError(TextsError):
+    """A row of a text source lacks a column that was asked for.
+
+    Attributes:
+        column: its name.
+    """
+
+    def __init__(self, column: str, message: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
 class LabelError(MukiError):
     """Label names are missing, ambiguous, or do not fit together."""
 

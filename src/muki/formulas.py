@@ -94,7 +94,7 @@ def union_predictions(distributions: Sequence[ArrayLike], columns: Sequence[Sequ
     return np.stack(tops, axis=-1)
 
 
-def label_groups(columns: Sequence[Sequence[int]], n_labels: int) -> list[list[int]]:
+def knower_groups(columns: Sequence[Sequence[int]], n_labels: int) -> list[list[int]]:
     """The union cut into labels that the very same teachers know: without shared labels, one group for each teacher.
 
     Args:

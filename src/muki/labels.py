@@ -11,7 +11,7 @@ from typing import Any
 
 from muki.errors import LabelError
 from muki.files import read_json, write_json
-from muki.formulas import label_groups
+from muki.formulas import knower_groups
 
 _GENERIC = re.compile(r"LABEL_\d+$")
 _ALIKE = 0.88  # share of equal characters
@@ -49,7 +49,7 @@ class LabelSpace:
     @property
     def groups(self) -> list[list[int]]:
         """The union cut into labels that the same teachers know: without shared labels, one group for each teacher."""
-        return label_groups(list(self.columns.values()), len(self.labels))
+        return knower_groups(list(self.columns.values()), len(self.labels))
 
     def knowers(self, label: str) -> tuple[str, ...]:
         """Names of the teachers that know `label`; empty for a label outside the union."""

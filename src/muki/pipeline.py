@@ -108,8 +108,10 @@ def _score(
     part = part or Part(int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1)))
     if not prepared:
         prepare(config, run, sources)
-    if engine == "local" and config.scoring.processes > 1 and part.count == 1 and sources == Sources():
-        return score_in_processes(run.root, config.scoring.processes)
+    if engine == "local" and config.scoring.processes > 1 and part.count == 1:
+        if sources == Sources():
+            return score_in_processes(run.root, config.scoring.processes)
+        logger.warning("scoring.processes: models and texts in memory cannot be sent to others; one process scores")
     run, records, _ = _scored(config)
     texts: dict[Split, TextShards] = {"pool": _pool(run)}
     if config.test and (test := TextShards.load(run.texts("test"))):

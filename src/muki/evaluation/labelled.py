@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muki.config import RunConfig
-from muki.errors import TextsError
+from muki.errors import MissingColumnError, TextsError
 from muki.evaluation.answers import StudentAnswers, asked_rows, pick, predict
 from muki.evaluation.metrics import accuracy, classification_metrics, routing_accuracy
 from muki.evaluation.table import table
@@ -100,8 +100,8 @@ def _filled(path: str) -> list[tuple[Text, str]]:
     """The lines with a label; `id` of each text is the `row` column where there is one."""
     try:
         texts = list(read(path, Columns(label="label", id="row")))
-    except TextsError as error:
-        if "no column 'row'" not in str(error):
+    except MissingColumnError as error:
+        if error.column != "row":
             raise
         texts = [Text(one.row, one.text, one.text_pair, None, one.label) for one in read(path, Columns(label="label"))]
     filled = [(text, (text.label or "").strip()) for text in texts]

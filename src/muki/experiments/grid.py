@@ -32,6 +32,10 @@ class Setting(_Section):
 
     teachers: int = Field(2, ge=2, description="contiguous groups of the sorted labels, one teacher each")
     overlap: int = Field(0, ge=0, description="classes at each border that both neighbours know")
+    spans: list[tuple[float, float]] | None = Field(
+        None,
+        description="which part of the sorted labels each teacher knows, e.g. [[0, 0.5], [0, 1]]: narrow and broad",
+    )
     own_texts: bool = Field(False, description="the pool is what the teachers were trained on (it flatters)")
     shares: list[float] | None = Field(None, description="of each teacher's own classes in the pool, e.g. [0.9, 0.1]")
     foreign: Foreign | None = None
@@ -42,6 +46,25 @@ class Setting(_Section):
     pool: int | None = Field(None, ge=2, description="texts in the pool, as far as they reach")
     training: TrainingConfig | None = Field(None, description="of the student: changes to the grid's")
     only: list[str] | None = Field(None, description="data sets that this setting is for; all by default")
+
+    @model_validator(mode="after")
+    def _one_for_each_teacher(self) -> Setting:
+        for name in ("shares", "spans"):
+            given = getattr(self, name)
+            if given is not None and len(given) != self.teachers:
+                raise ValueError(f"{name}: found {len(given)} for {self.teachers} teachers; give one each")
+        return self
+
+    @model_validator(mode="after")
+    def _spans_reach_every_label(self) -> Setting:
+        known = 0.0
+        for start, stop in sorted(self.spans or [(0.0, 1.0)]):
+            if not known >= start >= 0 or not start < stop <= 1:
+                raise ValueError(f"spans: found {self.spans}; give parts of 0 to 1 that leave no label out")
+            known = max(known, stop)
+        if known < 1 or (self.spans and self.overlap):
+            raise ValueError(f"spans: found {self.spans}; together they must reach 1, and go without overlap")
+        return self
 
 
 class Grid(_Section):
@@ -104,11 +127,6 @@ class Grid(_Section):
             for data in [*(setting.only or []), *([setting.foreign.data] if setting.foreign else [])]:
                 if data not in self.data:
                     raise ValueError(f"settings: '{name}' names data set '{data}'; known: {', '.join(self.data)}")
-            if setting.shares and len(setting.shares) != setting.teachers:
-                raise ValueError(
-                    f"settings: '{name}' has {setting.teachers} teachers and {len(setting.shares)} shares; "
-                    "give one each"
-                )
         return self
 
     def training_in(self, setting: Setting) -> TrainingConfig:

@@ -167,7 +167,7 @@ class Laboratory:
             grid,
             [[_content(part) for part in where.split("+")] for where in data if where],
             [_content(encoder) for encoder in encoders],
-            self.setting.model_dump(exclude={"only", "encoders", "student", "training"}),
+            self.setting.model_dump(exclude={"only", "encoders", "student", "training"}, exclude_defaults=True),
             self.group.seed,
             cell.method.model_dump(),
             cell.trained,

@@ -85,7 +85,7 @@ def make_task(
         parts = [part.only(shared) for part in parts]
     shuffled = _side_by_side([part.train for part in parts], rng)
     count = setting.teachers if same else len(parts)
-    groups = label_groups(parts[0].labels, count, setting.overlap) if same else [part.labels for part in parts]
+    groups = groups_of(parts[0].labels, setting) if same else [part.labels for part in parts]
 
     for_teachers = [rows[: len(rows) // 2] for rows in shuffled]
     teach = (setting.teach or grid.teach) // count
@@ -106,6 +106,13 @@ def make_task(
     seen = [{row["label"] for row in rows} for rows in taught]
     known = [[label for label in group if label in own] for group, own in zip(groups, seen, strict=True)]
     return Task(known, taught, pool, test)
+
+
+def groups_of(labels: Sequence[str], setting: Setting) -> list[list[str]]:
+    """Each teacher's labels: contiguous groups of the sorted labels, or the parts of them that the setting names."""
+    if setting.spans is None:
+        return label_groups(labels, setting.teachers, setting.overlap)
+    return [list(labels[round(start * len(labels)) : round(stop * len(labels))]) for start, stop in setting.spans]
 
 
 def label_groups(labels: Sequence[str], count: int, overlap: int = 0) -> list[list[str]]:

@@ -1,6 +1,6 @@
 """Labels that several teachers know: what hangs on a text then, and how much of the pool is whose to begin with.
 
-The labels that the very same teachers know are a group (`label_groups`); where no label is shared, a group is a
+The labels that the very same teachers know are a group (`knower_groups`); where no label is shared, a group is a
 teacher. Which teacher a text should go to is a question with several right answers where labels are shared. Which group
 its label is of has one.
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.formulas import Array, label_groups
+from muki.formulas import Array, knower_groups
 from muki.routing.calibration import match_shares
 
 Columns = Sequence[Sequence[int]]
@@ -26,7 +26,7 @@ def decided_groups(columns: Columns, n_labels: int) -> list[list[int]]:
         columns: each teacher's columns in the union.
         n_labels: size of the union.
     """
-    groups = label_groups(columns, n_labels)
+    groups = knower_groups(columns, n_labels)
     return groups if len(groups) > 1 else [[label] for label in range(n_labels)]
 
 

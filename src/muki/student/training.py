@@ -25,7 +25,7 @@ from muki import compute
 from muki.batches import tokenize
 from muki.checkpoints import folder_fingerprint
 from muki.config import StudentConfig, TrainingConfig
-from muki.errors import StudentError
+from muki.errors import StudentError, first_line
 from muki.files import digests, fingerprint, read_json, remove, replacing, unchanged, write_json
 from muki.integration.store import Supervision
 from muki.labels import LabelSpace
@@ -162,7 +162,7 @@ def train_student(
             fit_head(model, tokenizer, taught, minimised, training.seed)
         trainer.train(resume_from_checkpoint=resume)
     except torch.OutOfMemoryError as error:
-        raise StudentError(f"student: out of memory ({error}); set training.batch_size lower") from error
+        raise StudentError(f"student: out of memory ({first_line(error)}); set training.batch_size lower") from error
     seconds = time.monotonic() - start
     if trainer.is_world_process_zero():
         remove(record)  # so that an interruption here cannot leave a student with another's record

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from muki.errors import TextsError, first_line
+from muki.errors import MissingColumnError, TextsError, first_line
 from muki.texts.sources import KNOWN, SUFFIXES, TextFile, files_of, is_url, suffix_of
 
 logger = logging.getLogger(__name__)
@@ -212,9 +212,8 @@ def _from_rows(rows: Iterable[tuple[str, Any]], columns: Columns) -> Iterator[Te
         wanted = [columns.text, columns.text_pair, columns.label, columns.id]
         missing = next((name for name in wanted if name and name not in item), None)
         if missing:
-            raise TextsError(
-                f"{where}: no column '{missing}'; the columns there are: {', '.join(map(str, item)) or 'none'}"
-            )
+            there = ", ".join(map(str, item)) or "none"
+            raise MissingColumnError(missing, f"{where}: no column '{missing}'; the columns there are: {there}")
         label = item[columns.label] if columns.label else None
         identity = item[columns.id] if columns.id else item.get("id")
         yield Text(
