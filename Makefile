@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin
 
-.PHONY: setup demo test browser bench lint clean
+.PHONY: setup demo test browser bench docs lint clean
 
 setup: $(VENV)/ready
 
@@ -40,6 +40,9 @@ bench: setup
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/score_and_train.py --data $(DATA) \
 		--output benchmarks/results/score-and-train-google_snippets-$(DATE).json
 	$(RUN)/python benchmarks/memory.py bench-work --output benchmarks/results/memory-$(DATE).json
+
+docs: setup
+	$(RUN)/python docs/reference.py
 
 lint: setup
 	$(RUN)/ruff check .

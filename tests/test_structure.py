@@ -102,3 +102,12 @@ def test_help_has_an_example(command: str):
 def test_no_module_outgrows_its_room():
     long = {p.name: n for p in SOURCE.rglob("*.py") if (n := p.read_text(encoding="utf-8").count("\n")) > 350}
     assert not long
+
+
+def test_the_reference_is_that_of_the_models():
+    docs = Path(__file__).parents[1] / "docs"
+    found = subprocess.run(
+        [sys.executable, "-c", "import reference; print(reference.page(), end='')"],
+        cwd=docs, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert found == (docs / "reference.md").read_text(encoding="utf-8"), "run `make docs`"

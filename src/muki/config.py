@@ -132,9 +132,11 @@ class TrainingConfig(BaseModel):
     epochs: float | None = Field(
         None, gt=0, description=f"by default 3, or as many as make {FEWEST_STEPS} steps of a small pool"
     )
-    learning_rate: float = Field(5e-5, gt=0)
-    batch_size: int = Field(32, ge=1)
-    seed: int = Field(1, ge=0)
+    learning_rate: float = Field(5e-5, gt=0, description="at its highest, after a tenth of the steps")
+    batch_size: int = Field(32, ge=1, description="texts a step and device")
+    seed: int = Field(
+        1, ge=0, description="of a new head, the order of texts, dropout and the choice of held-out texts"
+    )
     holdout: float = Field(0.1, ge=0, lt=1, description="share of the pool kept unlabelled to choose the checkpoint by")
     head: Literal["probe", "random"] = Field(
         "probe", description="the student's first head: the best for its encoder as it is, or small random numbers"
@@ -197,15 +199,15 @@ class TrainingConfig(BaseModel):
 class RunConfig(_Section):
     """A whole run."""
 
-    teachers: list[TeacherConfig]
-    student: StudentConfig
-    texts: TextsConfig
-    test: TestConfig | None = None
-    method: Method = PRESETS[DEFAULT_METHOD]
-    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
-    output: str
-    trust_remote_code: bool = False
+    teachers: list[TeacherConfig] = Field(description="two or more")
+    student: StudentConfig = Field(description="what it starts from")
+    texts: TextsConfig = Field(description="the unlabelled pool")
+    test: TestConfig | None = Field(None, description="labelled texts, for evaluation only")
+    method: Method = Field(PRESETS[DEFAULT_METHOD], description="how supervision is made, and what is trained with it")
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="how teachers are run")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="how the student is trained")
+    output: str = Field(description="the run folder; a second call continues or reuses what is there")
+    trust_remote_code: bool = Field(False, description="run code that comes with a checkpoint")
 
     @field_validator("method", mode="before")
     @classmethod

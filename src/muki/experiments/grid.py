@@ -38,7 +38,7 @@ class Setting(_Section):
     )
     own_texts: bool = Field(False, description="the pool is what the teachers were trained on (it flatters)")
     shares: list[float] | None = Field(None, description="of each teacher's own classes in the pool, e.g. [0.9, 0.1]")
-    foreign: Foreign | None = None
+    foreign: Foreign | None = Field(None, description="texts in the pool that belong to nobody")
     encoders: list[str] = Field(default_factory=list, description="of the teachers in turn; the grid's by default")
     student: str | None = Field(None, description="what the student starts from; the grid's by default")
     prefix: str = Field("", description='put before each text by everybody, e.g. "query: "')
@@ -71,18 +71,22 @@ class Grid(_Section):
     """A whole comparison."""
 
     data: dict[str, str] = Field(description="name to folder or Hub data set; a name may join two: en+zh: {a}+{b}")
-    settings: dict[str, Setting] = Field(default_factory=lambda: {"two-teachers": Setting()})
+    settings: dict[str, Setting] = Field(
+        default_factory=lambda: {"two-teachers": Setting()}, description="how each data set becomes a task"
+    )
     methods: dict[str, Method] = Field(description="names of presets, or a name with a preset and changes")
     routing_only: dict[str, Method] = Field(default_factory=dict, description="methods without training a student")
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    seeds: list[int] = Field(
+        default_factory=lambda: [0, 1, 2], min_length=1, description="of texts, teachers, dropout masks and students"
+    )
     encoder: str = Field(description="what teachers start from")
     student: str | None = Field(None, description="what students start from; the encoder by default")
     teach: int = Field(3000, ge=2, description="labelled texts for all teachers together")
     pool: int = Field(2000, ge=2, description="texts in the pool")
     test: int = Field(2000, ge=1, description="texts in the test")
-    max_length: int = Field(64, ge=2)
-    teacher_training: TrainingConfig = Field(default_factory=TrainingConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    max_length: int = Field(64, ge=2, description="tokens per text, for teachers and students")
+    teacher_training: TrainingConfig = Field(default_factory=TrainingConfig, description="how teachers are fine-tuned")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="how students are trained")
     output: str = Field(description="folder of teachers, scores and cells")
     results: str | None = Field(None, description="folder of tables and plots; the output by default")
 
