@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from commands import invoke
+from pydantic import ValidationError
 from test_resume import counted, stop_after_first
 from tiny import WORDS
 
@@ -26,11 +27,11 @@ from muki.experiments import harness
 from muki.experiments.grid import Grid, Setting, load_grid
 from muki.experiments.harness import Cell, Laboratory, adopt, collect, compare, write_results
 from muki.experiments.measures import correct_of
-from muki.experiments.plots import draw, has_student
+from muki.experiments.plots import draw
 from muki.experiments.results import public, read_records
 from muki.experiments.statistics import better, difference, mean_interval, recovered_gap
 from muki.experiments.tables import markdown, page
-from muki.experiments.tasks import FOREIGN, DataSet, label_groups, make_task, read_data
+from muki.experiments.tasks import FOREIGN, DataSet, groups_of, label_groups, make_task, read_data
 from muki.files import write_json
 from muki.methods import PRESETS
 
@@ -68,6 +69,30 @@ def test_labels_are_cut_into_contiguous_groups_as_equal_as_possible():
 def test_overlapping_labels_come_from_both_sides_of_the_border():
     assert label_groups(list("abcdef"), 2, overlap=2) == [list("abcd"), list("cdef")]
     assert label_groups(list("abcdef"), 3, overlap=1) == [list("abc"), list("cde"), list("ef")]
+
+
+def test_a_setting_can_say_which_labels_a_teacher_knows():
+    nested = Setting(spans=[(0, 0.5), (0, 1)])
+    assert groups_of(list("abcdef"), nested) == [list("abc"), list("abcdef")]
+    task = make_task([data_set()], nested, grid(), seed=0)
+    assert task.groups == [LABELS[: len(LABELS) // 2], LABELS]
+    assert {row["label"] for row in task.taught[1]} == set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spans": [(0, 0.5), (0.6, 1)]}, "give parts of 0 to 1 that leave no label out"),
+        ({"spans": [(0, 0.5), (0.5, 1.5)]}, "give parts of 0 to 1 that leave no label out"),
+        ({"spans": [(0, 0.5), (0, 0.9)]}, "together they must reach 1"),
+        ({"spans": [(0, 0.5), (0.5, 1)], "overlap": 2}, "go without overlap"),
+        ({"spans": [(0, 1)]}, "spans: found 1 for 2 teachers; give one each"),
+        ({"shares": [1.0]}, "shares: found 1 for 2 teachers; give one each"),
+    ],
+)
+def test_spans_and_shares_that_do_not_fit_are_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Setting(**changes)
 
 
 def test_teachers_texts_pool_and_test_share_no_text():
@@ -199,7 +224,7 @@ def record(method: str, correct: list[bool], **more: Any) -> dict[str, Any]:
         "accuracy": float(np.mean(correct)),
         "correct": np.packbits(np.array(correct)).tobytes().hex(), "scoring_seconds": 1.0, "routing_accuracy": 0.5,
         "balanced_routing_accuracy": 0.5, "target_accuracy": 0.5, "expected_calibration_error": 0.1,
-        "macro_f1": 0.5, "pool": 100, "settings": "energy, soft τ=1", **more,
+        "macro_f1": 0.5, "pool": 100, "passes": 1.0, "taught": True, "settings": "energy, soft τ=1", **more,
     }  # fmt: skip
 
 
@@ -279,7 +304,7 @@ def test_plots_are_drawn_where_records_suffice_and_are_the_same_each_time():
         for data in ("<first>", "second", "third", "fourth")
     ]
     records += [{**records[0], "method": "k4"}, {**records[0], "method": "dfa", "error": "ValueError: no"}]
-    del records[-2]["accuracy"]
+    del records[-2]["accuracy"], records[-2]["taught"]
     plots = draw(records, both)
     assert [plot.name for plot in plots] == [
         "accuracy-small", "accuracy-large", "accuracy-overlap", "routing-and-accuracy", "passes", "temperature",
@@ -299,12 +324,6 @@ def test_plots_are_drawn_where_records_suffice_and_are_the_same_each_time():
 
 def test_no_records_no_plots():
     assert draw([], grid()) == []
-
-
-def test_ensembles_merged_weights_and_gold_targets_are_not_students_of_the_routing():
-    for method, expected in (("muki", True), ("oracle", True), ("dfa", True), ("ensemble", False),
-                             ("weight-merge", False), ("supervised", False)):  # fmt: skip
-        assert has_student(record(method, [True], settings=PRESETS[method].spelled_out())) == expected
 
 
 # --- the grid file ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from muki.experiments import harness, measures
 from muki.experiments.grid import Grid, load_grid
 from muki.experiments.harness import Laboratory, cells_of, compare, write_results
 from muki.experiments.measures import measure_pool
-from muki.experiments.plots import has_student
 from muki.experiments.tables import tables
 from muki.experiments.tasks import label_groups
 from muki.experiments.turns import in_turn
@@ -208,12 +207,6 @@ def test_seconds_are_those_in_which_these_very_scores_were_made(settings: Grid, 
 # --- records, tables and plots ---------------------------------------------------------------------------------------
 
 
-def test_a_record_says_itself_whether_a_student_was_taught():
-    assert has_student({"accuracy": 0.5, "taught": True, "settings": "no student"})
-    assert not has_student({"accuracy": 0.5, "taught": False, "settings": "of another wording"})
-    assert not has_student({"settings": "of routing alone"})
-
-
 def cell(method: str, seed: int = 0, **more: Any) -> dict[str, Any]:
     """A record of routing alone."""
     return {"data": "d", "setting": "s", "seed": seed, "method": method, "settings": "energy, soft τ=1", **more}
@@ -227,18 +220,6 @@ def test_seconds_of_scoring_are_shown_of_methods_that_were_timed():
     records = [cell("vanilla-kd", passes=1.0), cell("muki", passes=17.0, scoring_seconds=40.0)]
     assert rows_of(records, "passes of each teacher over a text") == [["vanilla-kd", "1.0"], ["muki", "17.0"]]
     assert rows_of(records, "seconds of scoring") == [["muki", "40.0"]]
-
-
-def test_seconds_of_older_records_are_not_shown_since_they_were_shared_out_by_passes():
-    words = {
-        "vanilla-kd": "energy, soft τ=1",
-        "muki": "mc-entropy, K=16, hard",
-        "muki-fast": "mc-entropy, K≤16 to ±0.015",
-    }
-    records = [cell(name, settings=settings, scoring_seconds=9.0) for name, settings in words.items()]
-    shown = rows_of(records, "passes of each teacher over a text")
-    assert shown == [["vanilla-kd", "1.0"], ["muki", "17.0"], ["muki-fast", "–"]]
-    assert not rows_of(records, "seconds of scoring")
 
 
 def trained(method: str, accuracy: float, seed: int) -> dict[str, Any]:

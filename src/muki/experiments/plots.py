@@ -59,7 +59,7 @@ def draw(records: Sequence[Record], grid: Grid) -> list[Plot]:
         if trained:
             title = f"{setting}: accuracy by method, with 95 % interval"
             plots.append(Plot(f"accuracy-{setting}", title, accuracies(trained, title)))
-    students = [record for record in good if has_student(record)]
+    students = [record for record in good if record.get("taught")]
     if students:
         title = "Routing accuracy and the student's accuracy, one point a cell"
         plots.append(Plot("routing-and-accuracy", title, routing_and_accuracy(students, title)))
@@ -68,14 +68,6 @@ def draw(records: Sequence[Record], grid: Grid) -> list[Plot]:
         plots += _curve_plots(number, label, [lines for lines in families if lines])
     families = [lines_over_pool(good, family) for family in grid.settings_that_differ_in_pool()]
     return plots + _curve_plots("pool-size", "texts in the pool", [lines for lines in families if lines])
-
-
-def has_student(record: Record) -> bool:
-    """Whether a student was trained on the teachers' word; not so for ensembles, merged weights and gold targets."""
-    if "taught" in record or "accuracy" not in record:
-        return bool(record.get("taught"))
-    parts = record["settings"].split(", ")  # the committed records of 2026-11 have no `taught`
-    return not {"no student", "merged weights", "gold labels as target"} & set(parts)
 
 
 def accuracies(records: Sequence[Record], title: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +68,7 @@ def page(records: Sequence[Record], plots: Sequence[Plot] = ()) -> str:
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Every table, setting by setting; at the end the cells that failed."""
-    good = [_as_now(record) for record in records if "error" not in record]
+    good = [record for record in records if "error" not in record]
     found = [
         table for name in unique(r["setting"] for r in good) for table in _of_setting(name, chosen(good, setting=name))
     ]
@@ -198,15 +197,6 @@ def _costs(records: Sequence[Record], key: str) -> list[list[str]]:
         values = [values_of(chosen(records, method=method, data=name), key) for name in data]
         rows.append([method, *(f"{np.mean(found):.1f}" if found else "–" for found in values)])
     return rows
-
-
-def _as_now(record: Record) -> Record:
-    """The committed records of 2026-11 give passes in words, and seconds that were shared out by passes."""
-    if "passes" in record:
-        return record
-    dropout = re.search(r"K([=≤])(\d+)", record["settings"])
-    passes = None if dropout and dropout[1] == "≤" else 1 + (int(dropout[2]) if dropout else 0)
-    return {**{key: value for key, value in record.items() if key != "scoring_seconds"}, "passes": passes}
 
 
 def _axes(records: Sequence[Record]) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
 from muki.routing.names import START_PRIOR, LabelNames, are_words, borne_out, mean_something
-from muki.routing.overlap import first_offsets
+from muki.routing.overlap import decided_groups, first_offsets, group_scores
 from muki.routing.refinement import SHARPNESS, Neighbourhood, PoolModel, agreement, refine
 from muki.routing.scores import SCORES, Scorer, fit_scores, parts_of
 from muki.routing.temperature import teacher_temperatures
@@ -167,11 +168,12 @@ def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
     """Whether the view shows the pool's classes, by the teachers as they are, and the router with what was found."""
     texts, parts = pool.texts(router), router.parts(pool.outputs)
     named = router.named(texts.distributions, pool.x)
-    # The names come from the view itself: they may speak against it, but not for it.
+    groups, predictions = decided_groups(router.columns, pool.n_labels), texts.predictions(router.columns)
+    by_group = partial(group_scores, predictions=predictions, groups=groups)
     found = refine(texts, parts, router.importance, router.columns, pool.n_labels)
-    against = named is not None and agreement([named, found.model.log_weights(texts)]) < agreement(
-        [named, router.joined(parts)]
-    )
+    # The names come from the view itself: they may speak against it, but not for it.
+    scores, view = router.joined(parts), found.model.log_weights(texts)
+    against = named is not None and agreement(map(by_group, [named, view])) < agreement(map(by_group, [named, scores]))
     trusted = found.trusted and not against
     accuracies = {"view": found.trust.view_accuracy, "score": found.trust.score_accuracy}
     judged = {who: accuracy for who, accuracy in accuracies.items() if not np.isnan(accuracy)}

@@ -18,7 +18,7 @@ else a teacher of many classes would be heard less than one of few.)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -171,11 +171,12 @@ def refine(
         columns: each teacher's columns in the union.
         n_labels: size of the union.
     """
-    groups = decided_groups(columns, n_labels)
+    groups, predictions = decided_groups(columns, n_labels), texts.predictions(columns)
+    by_group = partial(group_scores, predictions=predictions, groups=groups)
     em = partial(expectation_maximisation, texts, columns=columns, n_labels=n_labels)
     alone = list(np.moveaxis(parts, -1, 0))
     ends = [em(part)[1] for part in alone]
-    converging = agreement(ends) >= agreement(alone)
+    converging = agreement(map(by_group, ends)) >= agreement(map(by_group, alone))
     borne_out = [coherence(part, end) for part, end in zip(alone, ends, strict=True)]
     importance = priors * np.square(borne_out) if max(borne_out) > 0 else priors
     start = join(parts, importance)
@@ -183,8 +184,8 @@ def refine(
     offsets, found = first_offsets(start, columns, SHARPNESS), []
     for _ in range(RESTARTS):
         model, weights = em(start + offsets)
-        by_scores = group_scores(start + offsets, texts.predictions(columns), groups)
-        verdict = trust(by_scores, group_probabilities(np.exp(model.log_probabilities(texts)), groups))
+        view = group_probabilities(np.exp(model.log_probabilities(texts)), groups)
+        verdict = trust(by_group(start + offsets), view)
         before, offsets = offsets, match_shares(start, weights.mean(axis=0), SHARPNESS)
         found.append(Refined(model, importance, offsets, converging, verdict))
         if np.abs(offsets - before).max() < _SETTLED:
@@ -210,8 +211,8 @@ def join(parts: Array, importance: Array) -> Array:
     return joined / max(float(joined.std()), 1e-12)
 
 
-def agreement(judges: Sequence[Array]) -> float:
-    """How often two judges, each of shape (n, N), choose the same teacher; mean over all pairs, 1 for one judge."""
+def agreement(judges: Iterable[Array]) -> float:
+    """How often two judges, each of shape (n, G), choose the same group; mean over all pairs, 1 for one judge."""
     chosen = [one.argmax(axis=-1) for one in judges]
     pairs = [float((a == b).mean()) for a, b in itertools.combinations(chosen, 2)]
     return float(np.mean(pairs)) if pairs else 1.0
