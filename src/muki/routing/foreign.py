@@ -6,7 +6,9 @@ and added up, these two say how far out a text lies, x. Texts that belong to som
 the mode m of x; foreign ones make a bump on the right. The left side, mirrored, is what the right side would be without
 them, and the excess is foreign:
 
-    P(foreign | x) = max(0, 1 − f(2m − x) / f(x))    for x > m, and never less for a text farther out
+    P(foreign | x) = max(0.01 Φ((x − m) / h), 1 − f(2m − x) / f(x))    and never less for a text farther out
+
+with h the width of the left side; the floor keeps the order of texts where nothing is in excess
 
 (a local false discovery rate: Efron 2004; here the null distribution comes from symmetry.)
 """
