@@ -575,12 +575,12 @@ STOPS = [
     "muki.experiments.harness.finetune",  # one of two teachers
     "muki.engines.local.score_shard",
     "muki.pipeline.supervise",
-    "muki.student.training.save_classifier",  # nothing says yet that the student is whole
+    "muki.student.saving.save_classifier",  # nothing says yet that the student is whole
     "muki.experiments.harness.measure_answers",
     "muki.experiments.harness.remove",  # the student is gone, and its numbers are not written
     "muki.experiments.harness.Laboratory.run",  # the first cell is done
     "muki.pipeline.supervise",
-    "muki.student.training.IntegrationTrainer._save_checkpoint",  # one of two epochs
+    "muki.student.trainer.IntegrationTrainer._save_checkpoint",  # one of two epochs
 ]
 
 

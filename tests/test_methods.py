@@ -24,7 +24,7 @@ from muki.integration.store import load_supervision
 from muki.labels import LabelSpace, union
 from muki.methods import PRESETS, Method, preset_name
 from muki.run_folder import RunFolder
-from muki.student import training
+from muki.student import trainer, training
 from muki.student.losses import decoupled_loss, integration_loss, maximum_mean_discrepancy, within_group_loss
 from muki.student.merging import merge_fingerprint
 from muki.student.objectives import CommonFeatures, LayerAmalgamation
@@ -114,14 +114,14 @@ def test_dfa_continues_from_a_checkpoint_with_its_blocks(settings: Any, monkeypa
     stages.train(config)
     whole = AutoModelForSequenceClassification.from_pretrained(Path(config.output) / "student").state_dict()
 
-    save = training.IntegrationTrainer._save_checkpoint
+    save = trainer.IntegrationTrainer._save_checkpoint
 
     def stop_after_the_first(self: Any, *args: Any, **kwargs: Any) -> None:
         save(self, *args, **kwargs)
         raise KeyboardInterrupt
 
     RunFolder(Path(config.output)).training.unlink()
-    monkeypatch.setattr(training.IntegrationTrainer, "_save_checkpoint", stop_after_the_first)
+    monkeypatch.setattr(trainer.IntegrationTrainer, "_save_checkpoint", stop_after_the_first)
     with pytest.raises(KeyboardInterrupt):
         stages.train(config)
     monkeypatch.undo()

@@ -242,7 +242,7 @@ def everything_reused(root: Path) -> list[str]:
         "scores of news: reusing 3 of 3 shards (same teacher, texts and settings)",
         "scores of culture: reusing 3 of 3 shards (same teacher, texts and settings)",
         "supervision: reusing 30 texts (same scores and method)",
-        f"student: reusing {root}/student (same supervision, start and training settings)",
+        f"student: reusing {root}/student (same supervision or teachers, same settings)",
     ]
 
 
@@ -311,8 +311,8 @@ STOPS = {
     "looking at the teachers": ("muki.teachers.survey.probe_dropout", 6, "texts: reusing 30 texts"),
     "scoring": ("muki.engines.local.score_shard", 5, "scores of news: reusing 1 of 3 shards"),
     "supervising": ("muki.integration.stage.save_supervision", 0, "scores of culture: reusing 3 of 3 shards"),
-    "training": ("muki.student.training.IntegrationTrainer._save_checkpoint", 0, "/checkpoints/checkpoint-4\n"),
-    "saving the student": ("muki.student.training.save_classifier", 0, "/checkpoints/checkpoint-8\n"),
+    "training": ("muki.student.trainer.IntegrationTrainer._save_checkpoint", 0, "/checkpoints/checkpoint-4\n"),
+    "saving the student": ("muki.student.saving.save_classifier", 0, "/checkpoints/checkpoint-8\n"),
     "evaluating": ("muki.evaluation.evaluate.labelled_metrics", 0, "student: reusing "),
 }
 
@@ -586,7 +586,7 @@ def test_a_checkpoint_that_was_cut_short_is_not_used(
 ):
     root = tmp_path / "run"
     with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.student.training.IntegrationTrainer._save_checkpoint", KeyboardInterrupt())
+        stop_after_first(interrupted, "muki.student.trainer.IntegrationTrainer._save_checkpoint", KeyboardInterrupt())
         result = invoke("run", make(root))
     half = shutil.copytree(root / "checkpoints" / "checkpoint-4", root / "checkpoints" / "checkpoint-7")
     (half / "trainer_state.json").unlink()
@@ -599,7 +599,7 @@ def test_checkpoints_of_other_settings_are_not_used(
     tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.student.training.IntegrationTrainer._save_checkpoint", KeyboardInterrupt())
+        stop_after_first(interrupted, "muki.student.trainer.IntegrationTrainer._save_checkpoint", KeyboardInterrupt())
         invoke("run", make(tmp_path / "run"))
     said = works("run", tmp_path / "run", "--set", "training.learning_rate=0.001")
     assert "training: starting anew (settings, texts or supervision changed since the last checkpoint)" in said

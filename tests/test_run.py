@@ -46,7 +46,7 @@ from muki.progress import progress
 from muki.run_folder import RunFolder
 from muki.stale import require_supervision
 from muki.student.data import split_holdout
-from muki.student.training import steps_per_epoch, training_arguments
+from muki.student.trainer import steps_per_epoch, training_arguments
 from muki.texts import Columns, read
 
 NEWS, CULTURE = ("sports", "politics", "business"), ("technology", "health", "film")
@@ -980,7 +980,7 @@ def test_a_student_of_earlier_settings_is_not_reported_as_one_of_the_new(tmp_pat
         assert result.exit_code == 2
         assert "the supervision there was made with other settings; run `muki supervise`" in result.stderr
     works("supervise", root)
-    assert f"student: training anew, for other supervision or settings; the one in {root}/student is replaced" in (
+    assert f"student: made anew, of other supervision or settings; the one in {root}/student is replaced" in (
         works("train", root, "--set", "training.epochs=1").stderr
     )
     works("evaluate", root)  # the folder knows of it

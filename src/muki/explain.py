@@ -11,7 +11,7 @@ import numpy as np
 
 from muki.config import IN_MEMORY, RunConfig
 from muki.engines.work import ScoringSettings
-from muki.errors import ConfigError, RunFolderError
+from muki.errors import ConfigError
 from muki.evaluation.method_words import cause, estimates_routing
 from muki.evaluation.table import table
 from muki.formulas import Array, softmax
@@ -24,11 +24,11 @@ from muki.predict import Classifier
 from muki.report.choose import ESTIMATED_FOREIGN, FOREIGN, contest
 from muki.report.evidence import teacher_certainty
 from muki.run_folder import RunFolder
+from muki.scored import scored_teachers, scored_texts
 from muki.stale import require_student, require_supervision
 from muki.teachers.outputs import TeacherOutputs, teacher_predictions
 from muki.teachers.scoring import score_texts
-from muki.teachers.survey import load_records
-from muki.texts import Text, TextShards
+from muki.texts import Text
 from muki.view import Encoder
 
 _TOP = 3
@@ -93,9 +93,7 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
             where the run's are pairs, or a pair where they are not.
     """
     run = RunFolder(Path(config.output))
-    space, records, pool = LabelSpace.load(run.labels), load_records(run.teachers), TextShards.load(run.texts("pool"))
-    if space is None or records is None or pool is None:
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    (records, space), pool = scored_teachers(run), scored_texts(run, "pool")
     if config.method.needs_gold:
         raise ConfigError("explain: this run's method routes by gold labels, so there is nothing to explain")
     _check_pairs(config.texts.text_pair, texts)

@@ -57,7 +57,7 @@ def finetune(
     import time
 
     from muki.student.model import load_student
-    from muki.student.training import save_classifier
+    from muki.student.saving import save_classifier
     from muki.teachers.checks import usable_length
 
     output = Path(output)
@@ -70,15 +70,15 @@ def finetune(
     kept = [text for text in labelled if text.label in chosen]
     logger.info("fine-tuning on %d of %d texts, labels %s", len(kept), len(labelled), ", ".join(chosen))
     model, tokenizer = load_student(base, chosen, seed=training.seed, trust_remote_code=trust_remote_code)
-    max_length = usable_length(model.config, tokenizer, max_length, Path(output).name)
+    max_length = usable_length(model.config, tokenizer, max_length, output.name)
     index = {label: i for i, label in enumerate(chosen)}
     encodings = tokenize(tokenizer, kept, max_length, prefix)
     items = [{**encoding, "labels": index[text.label or ""]} for encoding, text in zip(encodings, kept, strict=True)]
     start = time.monotonic()
-    _train(model, tokenizer, items, training, Path(output))
-    save_classifier(model, tokenizer, Path(output), max_length)
+    _train(model, tokenizer, items, training, output)
+    save_classifier(model, tokenizer, output, max_length)
     logger.info("fine-tuned in %s, saved in %s", clock(time.monotonic() - start), output)
-    return Path(output)
+    return output
 
 
 def _require_replaceable(output: Path, base: str) -> None:
@@ -122,7 +122,7 @@ def _train(model: Any, tokenizer: Any, items: list[dict[str, Any]], training: Tr
 
     from transformers import DataCollatorWithPadding
 
-    from muki.student.training import GroupingTrainer, quiet, steps_per_epoch, training_arguments
+    from muki.student.trainer import GroupingTrainer, quiet, steps_per_epoch, training_arguments
 
     with tempfile.TemporaryDirectory() as scratch:
         args = training_arguments(training, Path(scratch), steps_per_epoch(len(items), training), evaluate=False)

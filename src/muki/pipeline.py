@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from muki.checkpoints import quiet_transformers
 from muki.config import RunConfig, TeacherConfig
-from muki.errors import RunFolderError
 from muki.files import clear_leftovers, read_json, write_json
 from muki.labels import LabelSpace, alike
 from muki.run_folder import RunFolder, Split
+from muki.scored import scored_teachers, scored_texts
 from muki.texts import Columns, TextShards, cut
 
 if TYPE_CHECKING:
     from muki.engines.work import Part
     from muki.teachers.loading import Teacher
-    from muki.teachers.survey import TeacherFactory, TeacherRecord
+    from muki.teachers.records import TeacherRecord
+    from muki.teachers.survey import TeacherFactory
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def _score(
             return score_in_processes(run.root, config.scoring.processes)
         logger.warning("scoring.processes: models and texts in memory cannot be sent to others; one process scores")
     run, records, _ = _scored(config)
-    texts: dict[Split, TextShards] = {"pool": _pool(run)}
+    texts: dict[Split, TextShards] = {"pool": scored_texts(run, "pool")}
     if config.test and (test := TextShards.load(run.texts("test"))):
         texts["test"] = test
     factories = _factories(config, sources, keep=("passes_dtype", "max_length"))  # cut down, and warned of, already
@@ -131,7 +132,8 @@ def _score(
 def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
     """Claim the run folder, cut the texts, look at every teacher: one process at a time."""
     from muki.engines.work import ScoringSettings
-    from muki.teachers.survey import label_space, save_records, survey
+    from muki.teachers.records import label_space, save_records
+    from muki.teachers.survey import survey
 
     run.claim(config)
     with run.lock():
@@ -163,7 +165,7 @@ def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, Text
     """
     from muki.evaluation.evaluate import require_known_labels
     from muki.student.model import load_student
-    from muki.student.training import training_arguments
+    from muki.student.trainer import training_arguments
 
     if config.method.student == "trained" or config.method.refines:
         with quiet_transformers():
@@ -226,7 +228,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
     supervision, key = load_supervision(run.supervision)
     with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext(), _timed(run, "train"):
         return train_student(
-            _pool(run), supervision, key, space, config.student, config.training,
+            scored_texts(run, "pool"), supervision, key, space, config.student, config.training,
             folder=run.student, checkpoints=run.checkpoints, record=run.training,
             objective=config.method.objective, trust_remote_code=config.trust_remote_code,
         )  # fmt: skip
@@ -281,7 +283,7 @@ def _factories(
 
     The number format that a first call found fastest stays, so that a second call finds the scores of the first.
     """
-    from muki.teachers.survey import load_records
+    from muki.teachers.records import load_records
 
     records = load_records(RunFolder(Path(config.output)).teachers) or []
     known = {record.name: {key: record.settings[key] for key in keep if key in record.settings} for record in records}
@@ -315,21 +317,8 @@ def _spent(run: RunFolder, stage: str, seconds: float) -> None:
 
 def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:
     """What the scoring stage left for later stages."""
-    from muki.teachers.survey import load_records
-
     run = run or RunFolder(Path(config.output))
-    records, space = load_records(run.teachers), LabelSpace.load(run.labels)
-    if records is None or space is None:
-        what = f"`muki score {run.root}`" if run.config.exists() else "`muki score` with its run file"
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run {what} first")
-    return run, records, space
-
-
-def _pool(run: RunFolder) -> TextShards:
-    pool = TextShards.load(run.texts("pool"))
-    if pool is None:
-        raise RunFolderError(f"run '{run.root}': no texts yet; run `muki score {run.root}` first")
-    return pool
+    return run, *scored_teachers(run)
 
 
 def _overlap(space: LabelSpace) -> str:

@@ -9,11 +9,10 @@ from muki.errors import RunFolderError, StaleError
 from muki.files import read_json
 from muki.integration.pool import scored_pool
 from muki.integration.stage import SUPERVISION_VERSION
-from muki.labels import LabelSpace
 from muki.run_folder import RunFolder
+from muki.scored import scored_teachers
 from muki.student.merging import merge_fingerprint
 from muki.student.training import student_fingerprint, training_settings
-from muki.teachers.survey import load_records
 
 
 def require_current(config: RunConfig, run: RunFolder) -> None:
@@ -64,9 +63,7 @@ def require_student(config: RunConfig, run: RunFolder) -> None:
     if config.method.student == "none":
         return
     made = _made(run.training, run.student, "student yet", "train")
-    records, space = load_records(run.teachers), LabelSpace.load(run.labels)
-    assert records is not None  # there is supervision
-    assert space is not None
+    records, space = scored_teachers(run)
     if config.method.student == "merged":
         wanted = merge_fingerprint([record.fingerprint for record in records], space, records[0].settings["max_length"])
     else:

@@ -11,7 +11,8 @@ from pathlib import Path
 from muki.engines.work import Job, Pair, Part, ScoringSettings, pairs_of, pending_pairs, score_shard
 from muki.errors import TeacherError
 from muki.progress import progress
-from muki.teachers.survey import TeacherFactory, TeacherRecord
+from muki.teachers.records import TeacherRecord
+from muki.teachers.survey import TeacherFactory
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from muki.engines.work import Job, Pair, ScoringSettings, pairs_of, pending_pair
 from muki.errors import ConfigError, MukiError, TeacherError
 from muki.progress import progress
 from muki.teachers.loading import Teacher
-from muki.teachers.survey import TeacherFactory, TeacherRecord
+from muki.teachers.records import TeacherRecord
+from muki.teachers.survey import TeacherFactory
 
 logger = logging.getLogger(__name__)
 

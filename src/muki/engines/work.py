@@ -15,9 +15,9 @@ from muki.errors import ConfigError, TeacherError
 from muki.files import fingerprint
 from muki.progress import Advance
 from muki.teachers.loading import Teacher
+from muki.teachers.records import TeacherRecord
 from muki.teachers.scoring import SCORING_VERSION, Passes, score_texts
 from muki.teachers.store import Source, why_pending, write_outputs
-from muki.teachers.survey import TeacherRecord
 from muki.texts import Shard, TextShards
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from muki.labels import LabelSpace
 from muki.methods import Method, preset_name
 from muki.run_folder import RunFolder
 from muki.teachers.provenance import licence_warnings, provenance
-from muki.teachers.survey import TeacherRecord
+from muki.teachers.records import TeacherRecord
 
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 _TEMPLATE = Path(__file__).parent / "templates" / "card.md"

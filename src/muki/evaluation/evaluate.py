@@ -26,7 +26,7 @@ from muki.evaluation.metrics import (
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.files import read_json
 from muki.formulas import Array, softmax
-from muki.integration.pool import load_outputs, scored_pool, scored_texts
+from muki.integration.pool import load_outputs, scored_pool
 from muki.integration.router import Routing, gold_routing, plain_distributions
 from muki.integration.store import Supervision, load_supervision
 from muki.integration.supervision import integrate_distributions
@@ -35,6 +35,7 @@ from muki.methods import preset_name
 from muki.routing.scores import available, routing_scores
 from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder
+from muki.scored import scored_texts
 from muki.student.data import split_holdout
 from muki.teachers.outputs import TeacherOutputs, teacher_predictions
 from muki.texts import TextShards

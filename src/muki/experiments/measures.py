@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from muki.config import RunConfig
-from muki.errors import RunFolderError
 from muki.evaluation.evaluate import ensemble, route_test
 from muki.evaluation.metrics import (
     accuracy,
@@ -21,12 +20,13 @@ from muki.evaluation.metrics import (
 )
 from muki.evaluation.outlook import foreign_outlook
 from muki.formulas import Array
-from muki.integration.pool import load_outputs, scored_texts
+from muki.integration.pool import load_outputs
 from muki.integration.store import Supervision, load_supervision
 from muki.integration.supervision import right_probability
 from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder
+from muki.scored import scored_teachers, scored_texts
 from muki.teachers.outputs import teacher_predictions
 from muki.texts import Text
 
@@ -39,7 +39,7 @@ def measure_pool(run: RunFolder, config: RunConfig, gold_labels: Sequence[str]) 
         config: the run's; the scores may hold more dropout passes than its method reads.
         gold_labels: of the pool's texts, in order; labels outside the union belong to nobody.
     """
-    space = _space(run)
+    _, space = scored_teachers(run)
     supervision, _ = load_supervision(run.supervision)
     outputs = load_outputs(config, run, "pool")
     said = right_probability(supervision.routing.astype(np.float64), teacher_predictions(outputs, space))
@@ -87,7 +87,7 @@ def measure_answers(run: RunFolder, config: RunConfig, rows: Sequence[Mapping[st
         config: the run's.
         rows: the test, `text` and `label`; labels outside the union are left out.
     """
-    space = _space(run)
+    _, space = scored_teachers(run)
     known = [row for row in rows if row["label"] in space.label2id]
     gold = _index([row["label"] for row in known], space.label2id)
     if config.method.student != "none":
@@ -119,10 +119,3 @@ def correct_of(record: Mapping[str, Any]) -> NDArray[np.bool_]:
 def _index(labels: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int64]:
     """Union index of each label; -1 outside it."""
     return np.array([index.get(label, -1) for label in labels], dtype=np.int64)
-
-
-def _space(run: RunFolder) -> LabelSpace:
-    space = LabelSpace.load(run.labels)
-    if space is None:
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
-    return space

@@ -21,7 +21,7 @@ from muki.student.data import MAX_HOLDOUT, LengthGrouped
 from muki.student.head import MOST_TEXTS
 from muki.student.losses import integration_loss
 from muki.student.model import load_student
-from muki.student.training import steps_per_epoch
+from muki.student.trainer import steps_per_epoch
 from muki.teachers.checks import usable_length
 from muki.teachers.loading import Teacher
 from muki.teachers.outputs import TeacherOutputs

@@ -21,9 +21,9 @@ from muki.integration.router import Router, Routing, gold_routing, plain_distrib
 from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.run_folder import RunFolder, Split
+from muki.scored import scored_teachers, scored_texts
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.store import Source, read_outputs
-from muki.teachers.survey import load_records
 from muki.texts import Shard, TextShards
 from muki.view import NeutralView, neutral_view
 
@@ -90,9 +90,7 @@ def scored_pool(config: RunConfig, run: RunFolder, *, write: bool = True) -> Sco
     Raises:
         RunFolderError: texts are not cut yet, or teachers not looked at.
     """
-    texts, records, space = scored_texts(run, "pool"), load_records(run.teachers), LabelSpace.load(run.labels)
-    if records is None or space is None:
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    texts, (records, space) = scored_texts(run, "pool"), scored_teachers(run)
     settings = ScoringSettings.of(config)
     return ScoredPool(
         space=space,
@@ -103,18 +101,6 @@ def scored_pool(config: RunConfig, run: RunFolder, *, write: bool = True) -> Sco
         view=neutral_view(config, run, "pool", write=write),
         gold=[_gold(texts, shard, space) for shard in texts.shards] if config.method.needs_gold else None,
     )
-
-
-def scored_texts(run: RunFolder, split: Split) -> TextShards:
-    """The run's texts.
-
-    Raises:
-        RunFolderError: not cut yet.
-    """
-    texts = TextShards.load(run.texts(split))
-    if texts is None:
-        raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
-    return texts
 
 
 def load_outputs(config: RunConfig, run: RunFolder, split: Split, *, features: bool = False) -> list[TeacherOutputs]:
@@ -130,7 +116,7 @@ def load_outputs(config: RunConfig, run: RunFolder, split: Split, *, features: b
         RunFolderError: scores are missing, damaged or stale.
     """
     texts, settings, result = scored_texts(run, split), ScoringSettings.of(config), []
-    for record in load_records(run.teachers) or []:
+    for record in scored_teachers(run)[0]:
         folder, parts = run.scores(split, record.name), []
         for shard in texts.shards:
             part = _usable(folder / shard.name, shard_source(record, shard, settings))

@@ -12,12 +12,13 @@ from muki.config import RunConfig
 from muki.evaluation.answers import StudentAnswers, asked_rows
 from muki.evaluation.method_words import estimates_routing
 from muki.formulas import Array, softmax
-from muki.integration.pool import load_outputs, scored_texts
+from muki.integration.pool import load_outputs
 from muki.integration.store import Supervision, load_supervision
 from muki.integration.supervision import right_probability
 from muki.labels import LabelSpace
 from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder
+from muki.scored import scored_texts
 from muki.teachers.outputs import TeacherOutputs, teacher_predictions
 from muki.texts import TextShards
 

@@ -21,7 +21,8 @@ from muki.labels import LabelSpace
 from muki.report.choose import Contest, conflicting_pairs, contest, seems_foreign, worth_labelling
 from muki.report.evidence import PoolEvidence, gather
 from muki.run_folder import RunFolder
-from muki.teachers.survey import TeacherRecord, load_records
+from muki.scored import scored_teachers
+from muki.teachers.records import TeacherRecord
 from muki.texts import Text, TextShards
 
 _EXAMPLES = 3
@@ -155,9 +156,7 @@ def collect(run: RunFolder, config: RunConfig) -> Facts:
     Raises:
         RunFolderError: it is not evaluated yet, or a file is missing.
     """
-    metrics, records, space = read_json(run.metrics), load_records(run.teachers), LabelSpace.load(run.labels)
-    if records is None or space is None:
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run `muki score {run.root}` first")
+    metrics, (records, space) = read_json(run.metrics), scored_teachers(run)
     if config.method.student == "none":
         raise RunFolderError(
             f"run '{run.root}': its method has no student to report on; its figures are in {run.metrics}"

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from muki.errors import StudentError
-from muki.files import digests, fingerprint, read_json, remove, unchanged, write_json
+from muki.files import fingerprint
 from muki.labels import LabelSpace
-from muki.student.training import save_classifier
+from muki.student.saving import is_saved, save_student
 from muki.teachers.bases import Base, base_of, plain_model, require_one_base
 
 if TYPE_CHECKING:
@@ -61,16 +61,12 @@ def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *
         logger.info("merging: %s added", name)
     assert first is not None
     key = merge_fingerprint(fingerprints, space, first.max_length)
-    done = read_json(record)
-    if done is not None and done.get("fingerprint") == key and unchanged(folder, done.get("files") or {"": ""}):
-        logger.info("student: reusing %s (same teachers)", folder)
+    if is_saved(key, folder, record):
         return key
     student = _empty(first, space)
     student.load_state_dict({name: value / len(fingerprints) for name, value in total.items()})
-    remove(record)
-    save_classifier(student, first.tokenizer, folder, first.max_length)
-    files = digests(folder, (path.name for path in sorted(folder.iterdir()) if path.is_file()))
-    write_json(record, {"fingerprint": key, "seconds": 0.0, "steps": 0, "merged": list(factories), "files": files})
+    about = {"fingerprint": key, "seconds": 0.0, "steps": 0, "merged": list(factories)}
+    save_student(student, first.tokenizer, first.max_length, folder, record, about)
     return key
 
 

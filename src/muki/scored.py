@@ -1,0 +1,34 @@
+"""What the scoring stage has left in a run's folder; where it is missing, the error says what to run."""
+
+from __future__ import annotations
+
+from muki.errors import RunFolderError
+from muki.labels import LabelSpace
+from muki.run_folder import RunFolder, Split
+from muki.teachers.records import TeacherRecord, load_records
+from muki.texts import TextShards
+
+
+def scored_teachers(run: RunFolder) -> tuple[list[TeacherRecord], LabelSpace]:
+    """The teachers, and the union of their labels.
+
+    Raises:
+        RunFolderError: nothing is scored yet.
+    """
+    records, space = load_records(run.teachers), LabelSpace.load(run.labels)
+    if records is None or space is None:
+        what = f"`muki score {run.root}`" if run.config.exists() else "`muki score` with its run file"
+        raise RunFolderError(f"run '{run.root}': nothing scored yet; run {what} first")
+    return records, space
+
+
+def scored_texts(run: RunFolder, split: Split) -> TextShards:
+    """The texts of the pool or of the test file.
+
+    Raises:
+        RunFolderError: not cut yet.
+    """
+    texts = TextShards.load(run.texts(split))
+    if texts is None:
+        raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
+    return texts

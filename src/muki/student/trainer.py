@@ -1,0 +1,136 @@
+"""The Trainer: a small subclass of transformers', its settings, and its steps on our progress line."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from muki import compute
+from muki.config import TrainingConfig
+from muki.errors import StudentError
+from muki.progress import progress
+from muki.student.data import LengthGrouped
+
+logger = logging.getLogger(__name__)
+
+MAX_STEPS_BETWEEN_CHECKPOINTS = 500
+MOST_CHECKPOINTS = 20  # of a short training: a small pool is read many times
+
+
+class GroupingTrainer(Trainer):
+    """Trainer whose `group_by_length`, our default, keeps its batches in random order."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        texts: Any = train_dataset or self.train_dataset
+        lengths = [len(texts[i]["input_ids"]) for i in range(len(texts))]
+        return LengthGrouped(lengths, self.args.train_batch_size, self.args.seed)
+
+
+class IntegrationTrainer(GroupingTrainer):
+    """Trainer whose loss is a method's objective; batches carry `supervision` beside the model's inputs."""
+
+    # The loss is a mean over each batch, so accumulated batches have to be averaged by the Trainer.
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, *args: Any, objective: nn.Module, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.objective: Any = objective
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The objective on one batch; never passes the soft targets as `labels`."""
+        extra = {"output_hidden_states": True} if self.objective.needs_states else {}
+        outputs = model(**{key: value for key, value in inputs.items() if key != "supervision"}, **extra)
+        loss = self.objective(outputs, inputs["attention_mask"], inputs["supervision"])
+        return (loss, outputs) if return_outputs else loss
+
+
+class ProgressLine(TrainerCallback):
+    """The Trainer's steps on our progress line."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._context = progress(self.title, state.max_steps, "steps", done=state.global_step)
+            self._advance = self._context.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._advance(1)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loss = kwargs["metrics"].get("eval_loss")
+        if loss is not None and state.is_world_process_zero:
+            logger.info("step %d: integration loss on held-out texts %.4f", state.global_step, loss)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._context.__exit__(None, None, None)
+
+
+def steps_per_epoch(texts: int, training: TrainingConfig) -> int:
+    """Optimiser steps in which so many texts are read once, by all processes together."""
+    accumulate = int(training.passed_through.get("gradient_accumulation_steps", 1))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    return math.ceil(texts / (training.batch_size * accumulate * world))
+
+
+def training_arguments(training: TrainingConfig, folder: Path, steps: int, evaluate: bool) -> TrainingArguments:
+    """Our settings as transformers' `TrainingArguments`, for epochs of so many steps; what the user gives wins."""
+    epochs = training.epochs_of(steps)
+    an_epoch_or_more = max(steps, math.ceil(epochs * steps / MOST_CHECKPOINTS))
+    between = max(1, min(an_epoch_or_more, MAX_STEPS_BETWEEN_CHECKPOINTS))
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": epochs,
+        "learning_rate": training.learning_rate,
+        "per_device_train_batch_size": training.batch_size,
+        "per_device_eval_batch_size": 2 * training.batch_size,
+        "seed": training.seed,
+        "warmup_steps": 0.1,
+        "train_sampling_strategy": "group_by_length",
+        "save_strategy": "steps",
+        "save_steps": between,
+        "save_total_limit": 2,
+        "logging_steps": max(1, between // 10),
+        "disable_tqdm": True,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "label_names": ["supervision"],
+        "prediction_loss_only": True,
+        "use_cpu": compute.device() == "cpu",
+        "bf16": compute.fast_dtype(compute.device()) == torch.bfloat16,
+        "dataloader_pin_memory": compute.device() == "cuda",
+    }
+    if evaluate:
+        settings |= {
+            "eval_strategy": "steps",
+            "eval_steps": between,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+        }
+    try:
+        return TrainingArguments(**{**settings, **training.passed_through})
+    except (ValueError, TypeError, ImportError) as error:
+        raise StudentError(f"training: transformers refuses these settings ({' '.join(str(error).split())})") from error
+
+
+def quiet(trainer: Trainer, title: str) -> None:
+    """Put our progress line in the place of the Trainer's own printing."""
+    for callback in list(trainer.callback_handler.callbacks):
+        if isinstance(callback, (PrinterCallback, ProgressCallback)):
+            trainer.remove_callback(callback)
+    trainer.add_callback(ProgressLine(title))
