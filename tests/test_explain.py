@@ -260,4 +260,4 @@ def test_a_run_without_scores_cannot_explain(tmp_path: Path, settings):
     result = invoke("explain", tmp_path / "run.yaml", "a text")
     assert result.exit_code == 2
     folder = tmp_path / "run"
-    assert f"muki: run '{folder}': nothing scored yet; run `muki score {folder}` first\n" in result.stderr
+    assert f"muki: run '{folder}': nothing scored yet; run `muki score` with its run file first\n" in result.stderr

@@ -15,7 +15,7 @@ from muki.formulas import cohens_kappa, softmax
 from muki.integration.fitting import fit_router
 from muki.integration.router import Router
 from muki.labels import LabelSpace
-from muki.routing.names import LabelNames, are_words, borne_out, mean_something, readable
+from muki.routing.names import LabelNames, are_words, mean_something, name_agreement, readable
 from muki.routing.scores import routing_scores
 from muki.routing.weights import log_agreement, surest
 from muki.teachers.outputs import TeacherOutputs
@@ -251,9 +251,9 @@ def test_borne_out_is_the_teachers_own_view_of_the_names():
     scores = np.eye(2)[owner] + 0.1 * rng.random(size=(600, 2))
     log_p = np.log(softmax(rng.normal(size=(600, 6))))
     columns = [(0, 1, 2), (3, 4, 5)]
-    assert abs(borne_out(log_p, distributions, columns, scores)) < 0.15
+    assert abs(name_agreement(log_p, distributions, columns, scores)) < 0.15
     agreeing = np.concatenate([np.log(p) for p in distributions], axis=1)
-    assert borne_out(agreeing, distributions, columns, scores) == 1
+    assert name_agreement(agreeing, distributions, columns, scores) == 1
 
 
 # --- on disk ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from muki.routing.calibration import mixture, normal_ranks, standardise
 from muki.routing.density import principal_axes, unit_length
 from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
-from muki.routing.names import START_PRIOR, LabelNames, are_words, borne_out, mean_something
+from muki.routing.names import START_PRIOR, LabelNames, are_words, mean_something, name_agreement
 from muki.routing.overlap import decided_groups, first_offsets, group_scores
 from muki.routing.refinement import SHARPNESS, Neighbourhood, PoolModel, agreement, refine
 from muki.routing.scores import SCORES, Scorer, fit_scores, parts_of
@@ -144,7 +144,7 @@ def _hear_names(router: Router, pool: _Pool, vectors: NDArray[np.float16], space
         return replace(router, findings={"names_heard": 0.0})
     distributions, parts = router.distributions(pool.outputs), router.parts(pool.outputs)
     names = LabelNames.fit(vectors, pool.x, distributions, router.columns)
-    kappa = borne_out(names.log_probabilities(pool.x), distributions, router.columns, router.joined(parts))
+    kappa = name_agreement(names.log_probabilities(pool.x), distributions, router.columns, router.joined(parts))
     names, heard = replace(names, agreement=kappa), mean_something(kappa, router.columns)
     logger.info(
         "label names: the teachers agree with them %.2f beyond chance (Cohen's kappa): %s",

@@ -112,7 +112,7 @@ def principal_axes(vectors: Array, most: int) -> Array:
     return result
 
 
-def sample(vectors: Array) -> Array:
+def evenly_spaced(vectors: Array) -> Array:
     """At most `REFERENCES` of the rows, evenly spread."""
     return vectors[:: -(-len(vectors) // REFERENCES)]
 

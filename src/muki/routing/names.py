@@ -66,7 +66,7 @@ class LabelNames:
         deviation: of these, shape (C,).
         columns: each teacher's columns in the union.
         scales: of the agreement with each teacher.
-        agreement: how far the teachers choose among their own labels as the names do: Cohen's kappa (`borne_out`).
+        agreement: how far the teachers choose among their own labels as the names do: Cohen's kappa (`name_agreement`).
     """
 
     vectors: Array
@@ -127,7 +127,7 @@ def mean_something(agreement: float, columns: Sequence[Sequence[int]]) -> bool:
     return agreement >= _BORNE_OUT + _FOR_FEW_LABELS / float(np.mean([len(own) for own in columns]))
 
 
-def borne_out(
+def name_agreement(
     log_probabilities: Array, distributions: Sequence[Array], columns: Sequence[Sequence[int]], scores: Array
 ) -> float:
     """How far the teachers choose among their own labels as the names do: Cohen's kappa, mean over the teachers.
