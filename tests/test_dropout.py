@@ -113,7 +113,7 @@ def test_dropout_override_gives_a_model_without_dropout_an_explicit_rate():
     model, tokenizer = model_and_tokenizer("modernbert", LABELS)
     before = model(**tokenizer("the match ended", return_tensors="pt")).logits
     teacher = wrap_teacher(model, tokenizer, name="modern", max_length=32, dropout_override=0.1)
-    assert set(dropout_rates(teacher.model).values()) == {0.1}
+    assert set(dropout_rates(teacher.model.config).values()) == {0.1}
     assert torch.allclose(forward(teacher, "the match ended"), before, atol=1e-6)  # the weights are the same
     assert (score_texts(teacher, texts(), passes=4).pass_spread > 0).all()
 

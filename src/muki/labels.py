@@ -172,9 +172,9 @@ def is_generic(label: str) -> bool:
     return bool(_GENERIC.match(label))
 
 
-def label_names(model: Any) -> list[str]:
-    """A classifier's own label names, by column."""
-    return [str(model.config.id2label[column]) for column in range(model.config.num_labels)]
+def label_names(config: Any) -> list[str]:
+    """The label names in a classifier's configuration, by column."""
+    return [str(config.id2label[column]) for column in range(config.num_labels)]
 
 
 def check_distinct(teacher: str, labels: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ class Classifier:
     @property
     def labels(self) -> list[str]:
         """Label names by column."""
-        return label_names(self.model)
+        return label_names(self.model.config)
 
     @classmethod
     @quiet_transformers()

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from muki.arrow import matrix, vectors
+from muki.checkpoints import folder_fingerprint
 from muki.config import RunConfig
 from muki.errors import RunFolderError
-from muki.files import file_fingerprint, fingerprint, replacing
-from muki.predict import Classifier
+from muki.files import fingerprint, replacing
+from muki.predict import Classifier, stream
 from muki.progress import progress
 from muki.run_folder import RunFolder, Split
 from muki.student.data import split_holdout
@@ -24,8 +25,6 @@ from muki.teachers.masks import splitmix64
 from muki.texts import Text, TextShards
 
 MOST_OF_POOL = 20_000
-_CHUNK = 1024
-_DECIDING = (".json", ".safetensors", ".bin", ".txt", ".model")
 
 
 @dataclass
@@ -50,8 +49,7 @@ class StudentAnswers:
     def fingerprint(self) -> str:
         """Of the student's files, and of what is put before each text."""
         self.require()
-        files = sorted(path for path in self.run.student.iterdir() if path.suffix in _DECIDING)
-        return fingerprint([(path.name, file_fingerprint(path)) for path in files], self.config.student.prefix)
+        return fingerprint(folder_fingerprint(str(self.run.student)), self.config.student.prefix)
 
     def of(self, split: Split, texts: TextShards, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The student's probabilities for some rows of a split, shape (n, C), in the order of `rows` (ascending)."""
@@ -101,11 +99,7 @@ def pick(texts: TextShards, rows: NDArray[np.int64]) -> list[Text]:
 def predict(classifier: Classifier, texts: list[Text], title: str) -> NDArray[np.float64]:
     """Probabilities, shape (n, C), with a progress line."""
     with progress(title, len(texts), "texts") as advance:
-        parts = []
-        for start in range(0, len(texts), _CHUNK):
-            parts.append(classifier.probabilities(texts[start : start + _CHUNK]))
-            advance(len(parts[-1]))
-    return np.concatenate(parts)
+        return np.stack([probabilities for _, probabilities in stream(classifier, texts, advance)])
 
 
 def _read(path: Path, key: str) -> NDArray[np.float32] | None:

@@ -14,6 +14,7 @@ import torch
 from muki import compute
 from muki.batches import Encoding, length_batches, tokenize
 from muki.config import RunConfig, TrainingConfig
+from muki.evaluation.answers import MOST_OF_POOL
 from muki.integration.fitting import FIT_ROWS
 from muki.labels import LabelSpace
 from muki.routing.refinement import FOLDS, RESTARTS, ROUNDS
@@ -28,7 +29,6 @@ from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.scoring import Passes, score_texts
 from muki.texts import Text
 
-MOST_OF_POOL_ANSWERED = 20_000
 _FIXED_SECONDS = 12.0  # starting Python, loading libraries, drawing the report
 _WARM_UP = 24
 _TRAINING_STEPS = 8
@@ -194,7 +194,7 @@ def estimate(
         "score": scoring / config.scoring.processes,
         **({"supervise": pool * student.prediction + fit} if view else {}),  # the student's encoder reads the pool
         "train": steps * student.step + (looks + first_head) * student.prediction,
-        "evaluate": (min(pool, MOST_OF_POOL_ANSWERED) + test) * student.prediction
+        "evaluate": (min(pool, MOST_OF_POOL) + test) * student.prediction
         + (test * student.prediction + fit if view and test else 0.0),
     }
     labels, teachers = len(space.labels), len(space.columns)
@@ -203,7 +203,7 @@ def estimate(
     seen = 2 * student.width if view else 0
     per_text = 0.6 * mean_bytes + 16 + outputs + kept + seen + 4 * labels + 8 * teachers + 12
     weights = 4 * student.parameters
-    disk = int((pool + test) * per_text + min(pool, MOST_OF_POOL_ANSWERED) * 4 * labels + weights + 2_000_000)
+    disk = int((pool + test) * per_text + min(pool, MOST_OF_POOL) * 4 * labels + weights + 2_000_000)
     in_memory = pool * (60 * mean_tokens + 8 * labels + 400 + kept)  # token ids as Python numbers, targets, features
     fitting = 3 * 8 * student.width * min(pool, FIT_ROWS) if view else 0  # the view in float64, and what EM makes of it
     return Estimate(seconds, disk, disk + 2 * 3 * weights, int(peak_memory() + in_memory + fitting))

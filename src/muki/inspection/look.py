@@ -263,7 +263,7 @@ def _teacher_look(wanted: TeacherConfig, teacher: Teacher, differ: bool, seen: I
         tokenizer=f"{type(teacher.tokenizer).__name__}, {len(teacher.tokenizer):,} pieces",
         labels=teacher.labels,
         max_length=teacher.max_length,
-        dropout=dropout_rates(teacher.model),
+        dropout=dropout_rates(teacher.model.config),
         passes_differ=differ,
         licence=origin.licence,
         base_models=origin.base_models,

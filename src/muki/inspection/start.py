@@ -10,8 +10,9 @@ from muki.errors import ConfigError, TeacherError, first_line
 from muki.inspection.findings import alike_labels, yaml_name
 from muki.inspection.look import tokens_of
 from muki.inspection.texts import look
-from muki.labels import is_generic
+from muki.labels import is_generic, label_names
 from muki.teachers.checks import longest, require_folder_if_path
+from muki.teachers.dropout import dropout_rates
 from muki.teachers.provenance import provenance
 from muki.texts import Columns, read
 
@@ -47,7 +48,7 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
             raise TeacherError(f"teacher '{name}': cannot be read ({first_line(error)})") from None
         tokens = tokens_of(tokenizer, sample, 10**6)
         wanted, limits[model] = max(wanted, tokens.p95), longest(config, tokenizer)
-        own = [str(config.id2label[i]) for i in range(config.num_labels)]
+        own = label_names(config)
         labels[name if name not in labels else f"{name}-{len(labels) + 1}"] = own
         lines += _teacher_lines(model, own, config, min(_rounded(tokens.p95), limits[model]), tokens.p95)
     lines += [f"  # {line}" for line in _merging(labels)]
@@ -82,8 +83,7 @@ def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int, 
     lines.append(f"    max_length: {max_length}   # " + (
         "holds 95 % of the texts" if enough else f"it can take no more; 95 % of the texts need {wanted}"
     ))  # fmt: skip
-    rates = [v for k, v in vars(config).items() if "drop" in k and "layerdrop" not in k and isinstance(v, float)]
-    if not any(rates):
+    if not any(dropout_rates(config).values()):
         lines.append("    # dropout_override: 0.1   # it was trained without dropout, which muki and muki-fast need")
     return lines
 

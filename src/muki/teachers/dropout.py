@@ -40,9 +40,9 @@ def dropout_on(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def dropout_rates(model: PreTrainedModel) -> dict[str, float]:
-    """The dropout rates that the model's configuration names, e.g. `{"attention_probs_dropout_prob": 0.1}`."""
-    return {name: float(value or 0.0) for name, value in _dropout_fields(model.config).items()}
+def dropout_rates(config: PreTrainedConfig) -> dict[str, float]:
+    """The dropout rates that a model's configuration names, e.g. `{"attention_probs_dropout_prob": 0.1}`."""
+    return {name: float(value or 0.0) for name, value in _dropout_fields(config).items()}
 
 
 def with_dropout(model: PreTrainedModel, rate: float) -> PreTrainedModel:
@@ -79,7 +79,7 @@ def require_spread(first: NDArray[np.float32], second: NDArray[np.float32], mode
     """
     if not np.allclose(first, second, rtol=1e-4, atol=1e-6):
         return
-    found = {**dropout_rates(model), **_module_rates(model)}
+    found = {**dropout_rates(model.config), **_module_rates(model)}
     rates = ", ".join(f"{key}={value:g}" for key, value in sorted(found.items())) or "no dropout at all"
     raise DropoutError(
         f"teacher '{name}': Monte-Carlo dropout has no effect, two passes are identical (found: {rates}). Choose one: "

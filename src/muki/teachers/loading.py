@@ -167,7 +167,7 @@ def wrap_teacher(
     """
     require_single_label_classifier(model.config, name)
     require_label_names(model.config, name)
-    own_labels = label_names(model)
+    own_labels = label_names(model.config)
     renamed = rename(name, own_labels, labels or {})
     require_padding(model, tokenizer, name)
     content = content_fingerprint(model, tokenizer)
@@ -191,7 +191,7 @@ def wrap_teacher(
 
 def content_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """Fingerprint what decides a teacher's outputs: weights, label names and tokenizer."""
-    parts: list[object] = [type(model).__name__, label_names(model)]
+    parts: list[object] = [type(model).__name__, label_names(model.config)]
     for key, tensor in sorted(model.state_dict().items()):
         if ".original_module." in key:  # a PEFT model keeps the base's unused head, random at each load
             continue

@@ -63,7 +63,7 @@ def survey(
                 architecture=type(teacher.model).__name__,
                 parameters=teacher.parameters,
                 settings=teacher.settings(),
-                dropout=dropout_rates(teacher.model),
+                dropout=dropout_rates(teacher.model.config),
             )
         )
         logger.info(
