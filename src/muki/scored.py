@@ -15,11 +15,22 @@ def scored_teachers(run: RunFolder) -> tuple[list[TeacherRecord], LabelSpace]:
     Raises:
         RunFolderError: nothing is scored yet.
     """
-    records, space = load_records(run.teachers), LabelSpace.load(run.labels)
-    if records is None or space is None:
-        what = f"`muki score {run.root}`" if run.config.exists() else "`muki score` with its run file"
-        raise RunFolderError(f"run '{run.root}': nothing scored yet; run {what} first")
-    return records, space
+    records = load_records(run.teachers)
+    if records is None:
+        raise _nothing_scored(run)
+    return records, scored_labels(run)
+
+
+def scored_labels(run: RunFolder) -> LabelSpace:
+    """The union of the teachers' labels.
+
+    Raises:
+        RunFolderError: nothing is scored yet.
+    """
+    space = LabelSpace.load(run.labels)
+    if space is None:
+        raise _nothing_scored(run)
+    return space
 
 
 def scored_texts(run: RunFolder, split: Split) -> TextShards:
@@ -32,3 +43,8 @@ def scored_texts(run: RunFolder, split: Split) -> TextShards:
     if texts is None:
         raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
     return texts
+
+
+def _nothing_scored(run: RunFolder) -> RunFolderError:
+    what = f"`muki score {run.root}`" if run.config.exists() else "`muki score` with its run file"
+    return RunFolderError(f"run '{run.root}': nothing scored yet; run {what} first")

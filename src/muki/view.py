@@ -38,7 +38,7 @@ from muki.labels import LabelSpace
 from muki.progress import progress
 from muki.routing.names import readable
 from muki.run_folder import RunFolder, Split
-from muki.scored import scored_teachers, scored_texts
+from muki.scored import scored_labels, scored_texts
 from muki.teachers.checks import usable_length
 from muki.teachers.features import mean_state
 from muki.texts import Shard, Text, TextShards
@@ -209,7 +209,7 @@ def neutral_view(config: RunConfig, run: RunFolder, split: Split, *, write: bool
     """
     if not config.method.refines:
         return None
-    texts, (_, space) = scored_texts(run, split), scored_teachers(run)
+    texts, space = scored_texts(run, split), scored_labels(run)
     folder, path = run.view(split), run.view("pool") / "names"
     load = cache(partial(Encoder, config.student, config.trust_remote_code))  # once, and only if something is missing
     try:

@@ -26,7 +26,7 @@ from muki.integration.supervision import right_probability
 from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder
-from muki.scored import scored_teachers, scored_texts
+from muki.scored import scored_labels, scored_texts
 from muki.teachers.outputs import teacher_predictions
 from muki.texts import Text
 
@@ -39,7 +39,7 @@ def measure_pool(run: RunFolder, config: RunConfig, gold_labels: Sequence[str]) 
         config: the run's; the scores may hold more dropout passes than its method reads.
         gold_labels: of the pool's texts, in order; labels outside the union belong to nobody.
     """
-    _, space = scored_teachers(run)
+    space = scored_labels(run)
     supervision, _ = load_supervision(run.supervision)
     outputs = load_outputs(config, run, "pool")
     said = right_probability(supervision.routing.astype(np.float64), teacher_predictions(outputs, space))
@@ -87,7 +87,7 @@ def measure_answers(run: RunFolder, config: RunConfig, rows: Sequence[Mapping[st
         config: the run's.
         rows: the test, `text` and `label`; labels outside the union are left out.
     """
-    _, space = scored_teachers(run)
+    space = scored_labels(run)
     known = [row for row in rows if row["label"] in space.label2id]
     gold = _index([row["label"] for row in known], space.label2id)
     if config.method.student != "none":
