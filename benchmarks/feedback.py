@@ -56,10 +56,10 @@ def _measured(pool: Pool, run: RunFolder) -> Record:
 
     prefix = config.student.prefix
     said = np.log(Classifier.load(run.student, prefix=prefix).probabilities(list(pool.texts)) + 1e-12)
-    answers = router.answers(outputs)
-    agreement = log_agreement(said, answers, pool.columns)
+    distributions = router.distributions(outputs)
+    agreement = log_agreement(said, distributions, pool.columns)
     parts = router.parts(outputs).reshape(len(before), -1)
-    tops = neighbourhood(outputs[0].rows, answers, view.astype(np.float64)).answers(pool.columns)
+    tops = neighbourhood(outputs[0].rows, distributions, view.astype(np.float64)).predictions(pool.columns)
     evidence = Evidence.fit([agreement], parts, tops).log_weights([agreement], parts)
     student = StudentConfig(model=str(run.student), prefix=prefix, max_length=config.student.max_length)
     trained = Encoder(student)

@@ -72,6 +72,11 @@ class RunFolder:
         return self._results / "supervision"
 
     @property
+    def supervision_summary(self) -> Path:
+        """What the supervision was made from and what was found on the way."""
+        return self.supervision / "supervision.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Of the student's training."""
         return self._results / "checkpoints"

@@ -33,7 +33,7 @@ def require_described(config: RunConfig, run: RunFolder) -> None:
     Raises:
         StaleError: they are of other settings.
     """
-    made = (read_json(run.supervision / "supervision.json") or {}).get("method")
+    made = (read_json(run.supervision_summary) or {}).get("method")
     if made is not None and made != config.method.model_dump():
         raise _stale(run.supervision, "the supervision", "settings", "supervise")
     trained = (read_json(run.training) or {}).get("settings")
@@ -48,7 +48,7 @@ def require_supervision(config: RunConfig, run: RunFolder) -> None:
         RunFolderError: it is not there.
         StaleError: it was made with other settings, scores or texts.
     """
-    made = _made(run.supervision / "supervision.json", run.supervision, "finished supervision", "supervise")
+    made = _made(run.supervision_summary, run.supervision, "finished supervision", "supervise")
     if made != scored_pool(config, run, write=False).fingerprint(SUPERVISION_VERSION, config.method):
         raise _stale(run.supervision, "the supervision", "settings, scores or texts", "supervise")
 
@@ -67,7 +67,7 @@ def require_student(config: RunConfig, run: RunFolder) -> None:
     if config.method.student == "merged":
         wanted = merge_fingerprint([record.fingerprint for record in records], space, records[0].settings["max_length"])
     else:
-        taught = _made(run.supervision / "supervision.json", run.supervision, "finished supervision", "supervise")
+        taught = _made(run.supervision_summary, run.supervision, "finished supervision", "supervise")
         wanted = student_fingerprint(taught, config.student, config.training, space)
     if made != wanted:
         raise _stale(run.student, "the student", "settings or supervision", "train")

@@ -90,7 +90,7 @@ def pool_metrics(
         said = student.of("pool", pool, asked)[np.searchsorted(asked, supervision.rows[holdout])].argmax(axis=-1)
         held_out["student_target_agreement"] = accuracy(said, supervision.target[holdout].argmax(axis=-1))
     top_two = np.sort(supervision.scores, axis=-1)[:, -2:]
-    made = read_json(run.supervision / "supervision.json") or {}
+    made = read_json(run.supervision_summary) or {}
     findings = made.get("findings") or {}
     outlook = routing_outlook(config.method, supervision.routing, predictions, findings)
     return {

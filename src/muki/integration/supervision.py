@@ -52,7 +52,7 @@ def raw_weights(routing: Routing, predictions: NDArray[np.int64], method: Method
 
 
 def right_probability(weights: Array, predictions: NDArray[np.int64]) -> Array:
-    """How likely the target's class is a right teacher's: the weight of all teachers that give it, shape (n,).
+    """How likely the most heard teacher's class is a right teacher's: the weight of all that give it, shape (n,).
 
     Args:
         weights: routing weights that are probabilities, shape (n, N).

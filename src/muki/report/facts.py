@@ -279,7 +279,7 @@ def _confusions(tested: Answered, space: LabelSpace) -> list[Confusion]:
 
 def _labelled(run: RunFolder) -> dict[str, Any] | None:
     content = read_json(run.labelled)
-    current = (read_json(run.supervision / "supervision.json") or {}).get("fingerprint")
+    current = (read_json(run.supervision_summary) or {}).get("fingerprint")
     return content if content is not None and content.get("supervision") == current else None
 
 
@@ -306,6 +306,6 @@ def _fingerprints(run: RunFolder, records: list[TeacherRecord], pool: TextShards
     """What the run was made from, by content."""
     made = {f"teacher {record.name}": record.fingerprint for record in records}
     made["texts"] = pool.fingerprint
-    for title, path in (("supervision", run.supervision / "supervision.json"), ("student", run.training)):
+    for title, path in (("supervision", run.supervision_summary), ("student", run.training)):
         made[title] = str((read_json(path) or {}).get("fingerprint", "unknown"))
     return made
