@@ -29,7 +29,8 @@ from muki.view import Encoder
 
 def measured(pool: Pool, folders: list[Path], count: int) -> Record:
     teachers = [load_from_config(teacher) for teacher in pool.config.teachers]
-    encoder, found = Encoder(pool.config.student), {}
+    encoder = Encoder(pool.config.student)
+    found: Record = {}
     for folder in folders:
         rows = read_data(str(folder))[0].test
         some = np.random.default_rng(0).permutation(len(rows))[:count].tolist()

@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,31 +55,34 @@ def main() -> None:
     test = [Text(i, row["text"], label=row["label"]) for i, row in enumerate(read_rows(args.data / args.name, "test"))]
     few = pool[:128]
     scoring = interleaved(
-        {"plain": lambda: [reference_pass(t, few, False) for t in teachers],
-         "dropout": lambda: [reference_pass(t, few, True) for t in teachers]}, 2,
-    )  # fmt: skip
+        {
+            "plain": partial(reference_pass, teachers, few, False),
+            "dropout": partial(reference_pass, teachers, few, True),
+        },
+        2,
+    )
     usual_scoring = len(pool) / len(few) * (scoring["plain"] + K * scoring["dropout"])
     found: dict[str, Any] = {"set": args.name, "machine": machine(), "pool": len(pool), "test": len(test)}
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         config = run_config(Path(folder), args.work / args.name, pool)
-        ours = {"scoring": timed(lambda: (pipeline.score(config), pipeline.supervise(config)))}
+        seconds_scoring = timed(partial(pipeline.score, config)) + timed(partial(pipeline.supervise, config))
         space = LabelSpace.load(RunFolder(Path(config.output)).labels)
         supervision, _ = load_supervision(RunFolder(Path(config.output)).supervision)
         assert space is not None
-        rows = []
+        rows: list[dict[str, Any]] = []
         for seed in range(args.seeds):
             config.training.seed = seed
-            seconds = timed(lambda: pipeline.train(config))
+            seconds = timed(partial(pipeline.train, config))
             rows.append({"who": "ours", "seed": seed, "seconds": seconds, **evaluated(Path(config.output), test)})
             student = Path(folder) / f"usual-{seed}"
-            work = lambda s=seed, f=student: usual_training(teachers, pool, supervision, space, s, f)  # noqa: E731
-            rows.append(
-                {"who": "usual", "seed": seed, "seconds": timed(work), **evaluated(student.parent, test, student)}
-            )
+            seconds = timed(partial(usual_training, teachers, pool, supervision, space, seed, student))
+            rows.append({"who": "usual", "seed": seed, "seconds": seconds, **evaluated(student.parent, test, student)})
             print(*rows[-2:], sep="\n", flush=True)
-    median = {who: statistics.median(row["seconds"] for row in rows if row["who"] == who) for who in ("ours", "usual")}
-    total = {"ours": ours["scoring"] + median["ours"], "usual": usual_scoring + median["usual"]}
-    found |= {"students": rows, "seconds": {"scoring_ours": ours["scoring"], "scoring_usual": usual_scoring, **total}}
+    median = {
+        who: statistics.median(float(row["seconds"]) for row in rows if row["who"] == who) for who in ("ours", "usual")
+    }
+    total = {"ours": seconds_scoring + median["ours"], "usual": usual_scoring + median["usual"]}
+    found |= {"students": rows, "seconds": {"scoring_ours": seconds_scoring, "scoring_usual": usual_scoring, **total}}
     found["speedup"] = total["usual"] / total["ours"]
     print(f"{args.name}: score and train {found['speedup']:.1f} x faster than the usual schedule, {len(pool)} texts")
     for who in ("ours", "usual"):

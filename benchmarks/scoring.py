@@ -18,7 +18,8 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from muki.finetuning import finetune
 from muki.methods import PRESETS
 from muki.teachers.dropout import dropout_on
 from muki.teachers.loading import Teacher, load_teacher
-from muki.teachers.masks import pass_keys
+from muki.teachers.masks import DropoutMasks, pass_keys
 from muki.teachers.scoring import Passes, score_texts
 from muki.texts import Text
 
@@ -69,24 +70,25 @@ def main() -> None:
 # --- what is timed ---------------------------------------------------------------------------------------------------
 
 
-def reference_pass(teacher: Teacher, texts: list[Text], stochastic: bool) -> None:
-    """One pass of the reference schedule over the texts."""
-    model = teacher.model.train() if stochastic else teacher.model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(texts), 32):
-            batch = [text.text for text in texts[start : start + 32]]
-            model(**teacher.tokenizer(
-                batch, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
-            ))  # fmt: skip
-    model.eval()
+def reference_pass(teachers: list[Teacher], texts: list[Text], stochastic: bool) -> None:
+    """One pass of the reference schedule over the texts, teacher by teacher."""
+    for teacher in teachers:
+        model = teacher.model.train(stochastic)
+        with torch.inference_mode():
+            for start in range(0, len(texts), 32):
+                batch = [text.text for text in texts[start : start + 32]]
+                model(**teacher.tokenizer(
+                    batch, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
+                ))  # fmt: skip
+        model.eval()
 
 
 def schedules(teachers: list[Teacher], texts: list[Text], repeats: int) -> dict[str, Any]:
     """K = 16 by the reference (one pass of each kind timed on a third of the texts), exact and adaptive by us."""
     few = texts[::3]
-    each = {
-        "reference_deterministic": lambda: [reference_pass(t, few, False) for t in teachers],
-        "reference_stochastic": lambda: [reference_pass(t, few, True) for t in teachers],
+    each: dict[str, Callable[[], Any]] = {
+        "reference_deterministic": partial(reference_pass, teachers, few, False),
+        "reference_stochastic": partial(reference_pass, teachers, few, True),
         "exact": lambda: [score_texts(t, texts, passes=K) for t in teachers],
         "adaptive": lambda: [score_texts(t, texts, passes=Passes(K, tolerance=TOLERANCE)) for t in teachers],
     }
@@ -102,33 +104,37 @@ def schedules(teachers: list[Teacher], texts: list[Text], repeats: int) -> dict[
     }
 
 
+def masked_pass(stock: Callable[[], Any], masks: DropoutMasks, rows: int) -> None:
+    """A pass with our masks."""
+    with masks.batch(pass_keys(0, np.arange(rows), 0)):
+        stock()
+
+
 def one_pass(teacher: Teacher, repeats: int) -> dict[str, Any]:
     """One dropout pass against one deterministic pass over the same batch of 2,048 tokens."""
     found: dict[str, Any] = {}
     rng = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
-        model = copy.deepcopy(teacher.model).to(dtype)
-        masks = teacher.masks
+        model: torch.nn.Module = copy.deepcopy(teacher.model)
+        model.to(dtype)
         for length in (16, 64, 128):
             rows = 2048 // length
             ids = torch.randint(1000, 20000, (rows, length), generator=rng)
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-            def ours(model: Any = model, inputs: Any = inputs, masks: Any = masks, rows: int = rows) -> None:
-                with masks.batch(pass_keys(0, np.arange(rows), 0)):
-                    model(**inputs)
+            stock = partial(model, **inputs)
+            ours = partial(masked_pass, stock, teacher.masks, rows)
+            each: dict[str, Callable[[], Any]] = {"stock": stock, "ours": ours}
 
             with torch.inference_mode():
-                plain = interleaved({"deterministic": lambda m=model, i=inputs: m(**i)}, 1)  # warm up
+                stock()  # warm up
                 with dropout_on(model):
-                    interleaved({"stock": lambda m=model, i=inputs: m(**i), "ours": ours}, 1)
+                    interleaved(each, 1)
                 times: dict[str, list[float]] = {"deterministic": [], "stock": [], "ours": []}
                 for _ in range(5 * repeats):
-                    times["deterministic"].append(timed(lambda m=model, i=inputs: m(**i)))
+                    times["deterministic"].append(timed(stock))
                     with dropout_on(model):
-                        times["stock"].append(timed(lambda m=model, i=inputs: m(**i)))
-                        times["ours"].append(timed(ours))
-                del plain
+                        for name, work in each.items():
+                            times[name].append(timed(work))
             median = {name: statistics.median(values) for name, values in times.items()}
             key = f"{str(dtype).removeprefix('torch.')}, {length} tokens"
             found[key] = {name: median[name] / median["deterministic"] for name in ("stock", "ours")}
@@ -214,7 +220,7 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(each: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def interleaved(each: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Median seconds of each, in turn: A B C A B C …, so that a machine that drifts hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in each}
     for _ in range(repeats):
