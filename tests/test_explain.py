@@ -14,7 +14,7 @@ from commands import invoke, works
 from conftest import write_jsonl
 from test_report import make_run
 
-from muki.explain import Explanation, Voice, assemble, rendered, sentence
+from muki.explanation import Explanation, Voice, assemble, rendered, sentence
 from muki.integration.router import plain_distributions
 from muki.labels import union
 from muki.teachers.outputs import TeacherOutputs

@@ -26,6 +26,7 @@ from tiny import save_teacher
 
 from muki.config import load_config
 from muki.evaluation.card import foreign_limit
+from muki.evaluation.contest import contest, seems_foreign
 from muki.evaluation.method_words import cause, how_it_was_made, reference, whom_it_hears
 from muki.evaluation.metrics import paired_difference
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
@@ -34,7 +35,7 @@ from muki.integration.store import load_supervision
 from muki.labels import LabelSpace
 from muki.methods import PRESETS, Method
 from muki.report import words
-from muki.report.choose import conflicting_pairs, contest, seems_foreign, worth_labelling
+from muki.report.choose import conflicting_pairs, worth_labelling
 from muki.report.compare import Paired, figures, paired, verdict as verdict_of_two
 from muki.report.evidence import _foreign, gather
 from muki.report.facts import Answered, _foreign_share

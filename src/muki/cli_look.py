@@ -60,7 +60,8 @@ def explain(
         )
     config = config_of(run, only_looks=True)
 
-    from muki.explain import explain as explain_texts, rendered
+    from muki.explain import explain as explain_texts
+    from muki.explanation import rendered
     from muki.texts import Columns, Text, read
 
     columns = Columns(text=config.texts.text, text_pair=config.texts.text_pair)

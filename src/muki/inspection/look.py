@@ -13,6 +13,7 @@ import numpy as np
 from muki.config import RunConfig, TeacherConfig
 from muki.engines.work import ScoringSettings
 from muki.errors import DropoutError, LabelError, MukiError, StudentError
+from muki.evaluation.contest import FOREIGN
 from muki.inspection import findings
 from muki.inspection.estimate import Estimate, Speed, StudentSpeed, estimate, measure_student, measure_teacher
 from muki.inspection.findings import Finding
@@ -20,14 +21,12 @@ from muki.inspection.texts import TextsLook, look
 from muki.integration.fitting import fit_router
 from muki.labels import LabelSpace, union
 from muki.pipeline import load_from_config
-from muki.report.choose import FOREIGN
-from muki.report.evidence import teacher_certainty
 from muki.routing.scores import available, parts_of
 from muki.student.model import load_tokenizer
 from muki.teachers.bases import Base, base_of, difference
 from muki.teachers.checks import longest
 from muki.teachers.dropout import dropout_rates
-from muki.teachers.outputs import TeacherOutputs, teacher_predictions
+from muki.teachers.outputs import TeacherOutputs, teacher_certainty, teacher_predictions
 from muki.teachers.provenance import provenance
 from muki.teachers.scoring import Passes, probe_dropout
 from muki.texts import Columns, Text, read

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.certainty import certainty
 from muki.config import RunConfig
 from muki.evaluation.answers import StudentAnswers, asked_rows
 from muki.evaluation.method_words import estimates_routing
-from muki.formulas import Array, softmax
+from muki.formulas import Array
 from muki.integration.pool import load_outputs
 from muki.integration.store import Supervision, load_supervision
 from muki.integration.supervision import right_probability
@@ -19,7 +18,7 @@ from muki.labels import LabelSpace
 from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder
 from muki.scored import scored_texts
-from muki.teachers.outputs import TeacherOutputs, teacher_predictions
+from muki.teachers.outputs import teacher_certainty, teacher_predictions
 from muki.texts import TextShards
 
 
@@ -96,11 +95,6 @@ def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> PoolEvidence
         asked=np.searchsorted(supervision.rows, rows),
         student=StudentAnswers(run, config).of("pool", pool, rows),
     )
-
-
-def teacher_certainty(outputs: list[TeacherOutputs]) -> Array:
-    """Each teacher's certainty in [0, 1], comparable for every method, shape (n, N)."""
-    return np.stack([certainty(one.mc_mean if (one.passes > 0).all() else softmax(one.logits)) for one in outputs], -1)
 
 
 def _foreign(supervision: Supervision, sure: Array) -> Array:

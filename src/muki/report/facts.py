@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from muki.config import IN_MEMORY, RunConfig
 from muki.errors import RunFolderError
 from muki.evaluation.answers import StudentAnswers, pick
+from muki.evaluation.contest import Contest, contest, seems_foreign
 from muki.evaluation.evaluate import FORMAT
 from muki.files import read_json
 from muki.labels import LabelSpace
-from muki.report.choose import Contest, conflicting_pairs, contest, seems_foreign, worth_labelling
+from muki.report.choose import conflicting_pairs, worth_labelling
 from muki.report.evidence import PoolEvidence, gather
 from muki.run_folder import RunFolder
 from muki.scored import scored_teachers

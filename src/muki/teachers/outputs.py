@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from muki.formulas import union_predictions
+from muki.certainty import certainty
+from muki.formulas import Array, softmax, union_predictions
 from muki.labels import LabelSpace
 
 Floats = NDArray[np.float32]
@@ -64,3 +65,8 @@ class TeacherOutputs:
 def teacher_predictions(outputs: list[TeacherOutputs], space: LabelSpace) -> NDArray[np.int64]:
     """Each teacher's top class as an index into the union, shape (n, N)."""
     return union_predictions([one.logits for one in outputs], list(space.columns.values()))
+
+
+def teacher_certainty(outputs: list[TeacherOutputs]) -> Array:
+    """Each teacher's certainty in [0, 1], comparable for every method, shape (n, N)."""
+    return np.stack([certainty(one.mc_mean if (one.passes > 0).all() else softmax(one.logits)) for one in outputs], -1)
