@@ -100,6 +100,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def public_name(source: str) -> str:
+    """A Hub id or relative path as it is, of a path on this machine the last part: a report or card is for others."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
 def is_remote(path: str | Path) -> bool:
     """Whether a path is a URL, as a string or as what `Path` makes of it; two letters at least, for Windows' drives."""
     return re.match(r"[a-z][a-z0-9+.:-]+:/", str(path)) is not None

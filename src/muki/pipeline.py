@@ -8,7 +8,6 @@ teachers┘
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from muki.checkpoints import quiet_transformers
 from muki.config import RunConfig, TeacherConfig
 from muki.files import clear_leftovers, read_json, write_json
 from muki.labels import LabelSpace, alike
+from muki.processes import is_first, launched, rank, world_size
 from muki.run_folder import RunFolder, Split
 from muki.scored import scored_teachers, scored_texts
 from muki.texts import Columns, TextShards, cut
@@ -106,7 +106,7 @@ def _score(
     from muki.engines.work import Job, Part, ScoringSettings
 
     run = RunFolder(Path(config.output))
-    part = part or Part(int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1)))
+    part = part or Part(rank() + 1, world_size())
     if not prepared:
         prepare(config, run, sources)
     if engine == "local" and config.scoring.processes > 1 and part.count == 1:
@@ -170,7 +170,7 @@ def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, Text
     if config.method.student == "trained" or config.method.refines:
         with quiet_transformers():
             load_student(config.student.model, space.labels, seed=0, trust_remote_code=config.trust_remote_code)
-    if "RANK" not in os.environ:  # under torchrun they would start a process group and wait for each other
+    if not launched():  # they would start a process group and wait for each other
         training_arguments(config.training, Path(config.output) / "checkpoints", 1, evaluate=True)
     if "test" in texts:
         require_known_labels(texts["test"].source, (text.label for text in texts["test"]), space)
@@ -226,7 +226,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
         return merge_teachers(factories, space, folder=run.student, record=run.training)
     require_supervision(config, run)
     supervision, key = load_supervision(run.supervision)
-    with run.lock("train") if os.environ.get("RANK", "0") == "0" else nullcontext(), _timed(run, "train"):
+    with run.lock("train") if is_first() else nullcontext(), _timed(run, "train"):
         return train_student(
             scored_texts(run, "pool"), supervision, key, space, config.student, config.training,
             folder=run.student, checkpoints=run.checkpoints, record=run.training,
@@ -310,7 +310,7 @@ def _timed(run: RunFolder, stage: str) -> Iterator[None]:
 
 
 def _spent(run: RunFolder, stage: str, seconds: float) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         times = read_json(run.times) or {}
         write_json(run.times, {**times, stage: round(times.get(stage, 0.0) + seconds, 1)})
 

@@ -14,7 +14,7 @@ import muki
 from muki.config import IN_MEMORY, RunConfig
 from muki.evaluation.method_words import how_it_was_made, reference, weighs_foreign, whom_it_hears
 from muki.evaluation.outlook import notable_foreign_share
-from muki.files import replacing
+from muki.files import public_name, replacing
 from muki.labels import LabelSpace
 from muki.methods import Method, preset_name
 from muki.run_folder import RunFolder
@@ -85,7 +85,7 @@ def _settings(config: RunConfig) -> str:
         *([(content["test"], "path")] if "test" in content else []),
     ]:
         given = section[key]
-        section[key] = section.get("name", f"{key}/to/these") if given == IN_MEMORY else _public_name(given)
+        section[key] = section.get("name", f"{key}/to/these") if given == IN_MEMORY else public_name(given)
     content["method"] = config.method.model_dump(mode="json")
     return str(yaml.safe_dump({**content, "output": "run"}, sort_keys=False, allow_unicode=True, width=100)).rstrip()
 
@@ -117,11 +117,6 @@ def _card_data(name: str, config: RunConfig, metrics: dict[str, Any], licences: 
         model_name=name,
         eval_results=results,
     )
-
-
-def _public_name(model: str) -> str:
-    """A Hub id as it is; of a local folder its name only: a card is for others."""
-    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _cell(text: str) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from muki.config import IN_MEMORY, RunConfig
+from muki.config import RunConfig
 from muki.errors import RunFolderError
 from muki.evaluation.answers import StudentAnswers, pick
 from muki.evaluation.contest import Contest, contest, seems_foreign
 from muki.evaluation.evaluate import FORMAT
-from muki.files import read_json
+from muki.files import public_name, read_json
 from muki.labels import LabelSpace
 from muki.report.choose import conflicting_pairs, worth_labelling
 from muki.report.evidence import PoolEvidence, gather
@@ -187,11 +187,6 @@ def collect(run: RunFolder, config: RunConfig) -> Facts:
         fingerprints=_fingerprints(run, records, seen.texts),
         evidence=seen,
     )
-
-
-def public_name(source: str) -> str:
-    """A Hub id as it is; of a path on this machine the last part: a report is for others too."""
-    return source if source == IN_MEMORY or not Path(source).is_absolute() else Path(source).name
 
 
 def _chosen_texts(seen: PoolEvidence, found: Contest) -> dict[str, Any]:

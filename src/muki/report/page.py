@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import muki
 from muki.evaluation.method_words import cause, reference, what_weights_show, whom_it_hears
+from muki.files import public_name
 from muki.progress import clock
 from muki.report import plots, words
 from muki.report.evidence import PoolEvidence
-from muki.report.facts import Facts, public_name
+from muki.report.facts import Facts
 from muki.report.tables import to_label_csv
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from muki import compute
 from muki.config import TrainingConfig
 from muki.errors import StudentError
+from muki.processes import world_size
 from muki.progress import progress
 from muki.student.data import LengthGrouped
 
@@ -83,8 +83,7 @@ class ProgressLine(TrainerCallback):
 def steps_per_epoch(texts: int, training: TrainingConfig) -> int:
     """Optimiser steps in which so many texts are read once, by all processes together."""
     accumulate = int(training.passed_through.get("gradient_accumulation_steps", 1))
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    return math.ceil(texts / (training.batch_size * accumulate * world))
+    return math.ceil(texts / (training.batch_size * accumulate * world_size()))
 
 
 def training_arguments(training: TrainingConfig, folder: Path, steps: int, evaluate: bool) -> TrainingArguments:
