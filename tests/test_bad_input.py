@@ -30,7 +30,7 @@ from muki.labels import union
 from muki.methods import PRESETS
 from muki.teachers.loading import load_teacher
 from muki.teachers.survey import survey
-from muki.texts import TextShards, read
+from muki.texts import TextShards, cut, read
 from muki.view import finite_unit_length
 
 QUICK = ["method.passes=2", "training.epochs=1", "training.batch_size=8"]
@@ -637,6 +637,23 @@ def test_texts_that_break_later_leave_the_finished_run_as_it_was(tmp_path, done,
     pool.write_bytes(good)
     works(*done())
     assert work(tmp_path / "run") == before
+
+
+def test_other_texts_in_a_call_that_is_refused_do_not_replace_those_of_the_finished_run(tmp_path, done):
+    before, missing = work(tmp_path / "run"), tmp_path / "not-there"
+    message = f"student '{missing}': no such folder; give a save_pretrained folder or a Hub id"
+    assert_refused(message, *done("texts.limit=20", f"student.model={missing}"), continues=tmp_path / "run")
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": "weather"}])
+    refused = muki(*done("texts.limit=20", f"test={test}"))
+    assert "no text has a label of the union" in refused.stderr
+    assert work(tmp_path / "run") == before
+
+
+def test_the_same_bytes_under_another_ending_are_read_anew(tmp_path):
+    lines = b'{"text": "a late goal"}\n{"text": "shares fell"}\n'
+    assert next(iter(cut(str(file(tmp_path / "pool.txt", lines)), tmp_path / "texts"))).text.startswith("{")
+    renamed = (tmp_path / "pool.txt").rename(tmp_path / "pool.jsonl")
+    assert [text.text for text in cut(str(renamed), tmp_path / "texts")] == ["a late goal", "shares fell"]
 
 
 @pytest.mark.parametrize(

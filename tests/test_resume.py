@@ -27,15 +27,19 @@ import torch
 import yaml
 from click.testing import Result
 from conftest import write_jsonl
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from tiny import save_encoder
 from typer.testing import CliRunner
 
 import muki
 from muki.cli import _Run, app
+from muki.config import load_config
+from muki.files import read_json, remove
+from muki.pipeline import supervise
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
-LOCKS = {".prepare.lock", ".train.lock"}
+LOCKS = {".prepare.lock", ".supervise.lock", ".train.lock"}
 NEWS, CULTURE = {"scores/news", "test/scores/news"}, {"scores/culture", "test/scores/culture"}
 ALL_SCORES, RESULT = NEWS | CULTURE, {"supervision", "student"}
 STAGES = ("texts", "test/texts", *sorted(ALL_SCORES), *sorted(RESULT))
@@ -377,6 +381,45 @@ def test_a_single_stage_that_is_stopped_says_how_to_go_on(copy: Path, monkeypatc
         result = invoke("evaluate", copy)
     assert result.exit_code == 130
     assert result.stderr.endswith(f"muki: stopped\nWhat is done stays. To continue: muki run {copy}/config.yaml\n")
+
+
+def test_a_training_with_other_settings_that_is_stopped_goes_on_with_them(
+    copy: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    edited = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
+    edited["training"] |= {"epochs": 3, "learning_rate": 0.001}
+    (copy.parent / "edited.yaml").write_text(yaml.safe_dump(edited), encoding="utf-8")
+    with monkeypatch.context() as interrupted:
+        stop_after_first(interrupted, "muki.student.trainer.IntegrationTrainer._save_checkpoint", KeyboardInterrupt())
+        result = invoke("train", copy.parent / "edited.yaml")
+    assert result.exit_code == 130
+    assert "training: continuing from " in go_on(result.stderr)
+    assert read_json(copy / "training.json")["settings"]["training"]["epochs"] == 3
+
+
+def test_a_stage_done_with_an_edited_file_can_be_reported_and_is_not_undone(copy: Path):
+    edited = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
+    edited["method"] = {"preset": "muki-no-mc", "reweight": "none"}
+    (copy.parent / "edited.yaml").write_text(yaml.safe_dump(edited), encoding="utf-8")
+    for stage in ("supervise", "train"):
+        works(stage, copy.parent / "edited.yaml")
+    works("report", copy)
+    student = (copy / "student" / "model.safetensors").read_bytes()
+    works("run", copy)
+    assert (copy / "student" / "model.safetensors").read_bytes() == student
+
+
+def test_two_processes_that_supervise_at_once_do_not_harm_each_other(copy: Path):
+    remove(copy / "supervision")
+    lock = FileLock(copy / ".supervise.lock")
+    with lock:
+        other = fork.Process(target=supervise, args=(load_config(copy / "config.yaml"),))
+        other.start()
+        other.join(1.0)
+        assert other.is_alive() and not (copy / "supervision").exists()  # it waits
+    other.join()
+    assert other.exitcode == 0
+    assert (copy / "supervision" / "supervision.json").exists()
 
 
 def test_the_printed_command_works_for_a_folder_with_a_space_in_its_name(

@@ -41,6 +41,7 @@ from muki.errors import RunFolderError, StaleError
 from muki.evaluation.card import _card_data
 from muki.evaluation.metrics import accuracy_interval
 from muki.evaluation.table import summary
+from muki.labels import LabelSpace
 from muki.predict import saved_length
 from muki.progress import progress
 from muki.run_folder import RunFolder
@@ -1076,7 +1077,10 @@ def test_scores_of_earlier_test_texts_are_not_evaluated_as_those_of_the_new(tmp_
     content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
     other = write_jsonl(tmp_path / "test.jsonl", [{"text": f"a late goal {i}", "label": "sports"} for i in range(8)])
     changed = make_config({**content, "test": {"path": str(other)}, "output": str(tmp_path / "run")}, "test")
-    stages.cut_texts(changed, RunFolder(tmp_path / "run"), stages.Sources())  # as by a scoring that was stopped here
+    run = RunFolder(tmp_path / "run")
+    space = LabelSpace.load(run.labels)
+    assert space is not None
+    stages.cut_texts(changed, run, stages.Sources(), space)  # as by a scoring that was stopped here
     with pytest.raises(RunFolderError, match=r"scores cannot be used \(changed: texts\); run `muki score` first"):
         stages.evaluate(changed)
 

@@ -65,12 +65,6 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
     typer.echo(f'use it:  pipeline("text-classification", model="{student}", truncation=True)')
 
 
-def _keep(config: Any, overrides: list[str]) -> None:
-    """What a finished stage was made with becomes the run folder's own settings, so that later stages know of it."""
-    if overrides:
-        config.save(Path(config.output) / "config.yaml")
-
-
 @app.command()
 @guarded
 def integrate(
@@ -168,9 +162,7 @@ def supervise(run: Run, set_: Set = []) -> None:  # noqa: B006
     """
     from muki import pipeline
 
-    config = config_of(run, set_)
-    pipeline.supervise(config)
-    _keep(config, set_)
+    pipeline.supervise(config_of(run, set_))
 
 
 @app.command()
@@ -182,9 +174,7 @@ def train(run: Run, set_: Set = []) -> None:  # noqa: B006
     """
     from muki import pipeline
 
-    config = config_of(run, set_)
-    pipeline.train(config)
-    _keep(config, set_)
+    pipeline.train(config_of(run, set_))
 
 
 @app.command()

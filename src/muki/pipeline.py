@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,7 @@ from muki.labels import LabelSpace, alike
 from muki.processes import is_first, launched, rank, world_size
 from muki.run_folder import RunFolder, Split
 from muki.scored import scored_teachers, scored_texts
-from muki.texts import Columns, TextShards, cut
+from muki.texts import Columns, TextShards, cutting
 
 if TYPE_CHECKING:
     from muki.engines.work import Part
@@ -139,13 +139,13 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
     with run.lock():
         clear_leftovers(run.root)
         factories = _factories(config, sources)  # reads what a process that held the lock before has recorded
-        texts = cut_texts(config, run, sources)
         models = {teacher.name or "": teacher.model for teacher in config.teachers}
         keep, one_base = ScoringSettings.of(config).keep, config.method.student == "merged"
         records = survey(factories, models, passes=config.method.passes, keep=keep, one_base=one_base)
         space = label_space(records)
-        check_ahead(config, space, texts)
-        config.save(run.config)  # only now: settings that cannot work must not replace those of finished work
+        check_ahead(config, space)
+        cut_texts(config, run, sources, space)
+        config.save(run.config)  # only now: what cannot work must not replace what finished work was made with
         save_records(run.teachers, records)
         space.save(run.labels)
     logger.info("label space: %d labels%s", len(space.labels), _overlap(space))
@@ -156,14 +156,12 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
         )  # fmt: skip
 
 
-def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, TextShards]) -> None:
-    """Find now what would stop a later stage, after hours of scoring.
+def check_ahead(config: RunConfig, space: LabelSpace) -> None:
+    """Find now what would stop the training, after hours of scoring.
 
     Raises:
         StudentError: the student cannot be loaded, or transformers refuses the training settings.
-        TextsError: no test text has a label of the union.
     """
-    from muki.evaluation.evaluate import require_known_labels
     from muki.student.model import load_student
     from muki.student.trainer import training_arguments
 
@@ -172,26 +170,34 @@ def check_ahead(config: RunConfig, space: LabelSpace, texts: Mapping[Split, Text
             load_student(config.student.model, space.labels, seed=0, trust_remote_code=config.trust_remote_code)
     if not launched():  # they would start a process group and wait for each other
         training_arguments(config.training, Path(config.output) / "checkpoints", 1, evaluate=True)
-    if "test" in texts:
-        require_known_labels(texts["test"].source, (text.label for text in texts["test"]), space)
 
 
-def cut_texts(config: RunConfig, run: RunFolder, sources: Sources) -> dict[Split, TextShards]:
-    """The pool, and the test texts if there are any, as shards."""
-    pool = config.texts
-    columns = Columns(pool.text, pool.text_pair, pool.label, pool.id)
-    source = pool.path if sources.pool is None else sources.pool
-    shards: dict[Split, TextShards] = {
-        "pool": cut(source, run.texts("pool"), columns, split=pool.split, shard_rows=pool.shard_rows, limit=pool.limit)
-    }
-    if config.test:
-        test = config.test
-        columns = Columns(test.text or pool.text, test.text_pair or pool.text_pair, test.label)
-        source = test.path if sources.test is None else sources.test
-        shards["test"] = cut(
-            source, run.texts("test"), columns, split=test.split, shard_rows=pool.shard_rows, limit=test.limit
+def cut_texts(config: RunConfig, run: RunFolder, sources: Sources, space: LabelSpace) -> dict[Split, TextShards]:
+    """The pool, and the test texts if there are any, as shards; earlier ones are replaced if all can be used.
+
+    Raises:
+        TextsError: texts cannot be read, or no test text has a label of the union.
+    """
+    from muki.evaluation.evaluate import require_known_labels
+
+    pool, test = config.texts, config.test
+    texts: dict[Split, TextShards] = {}
+    with ExitStack() as accepted:
+        columns = Columns(pool.text, pool.text_pair, pool.label, pool.id)
+        source = pool.path if sources.pool is None else sources.pool
+        texts["pool"] = accepted.enter_context(
+            cutting(source, run.texts("pool"), columns, split=pool.split, shard_rows=pool.shard_rows, limit=pool.limit)
         )
-    return shards
+        if test:
+            columns = Columns(test.text or pool.text, test.text_pair or pool.text_pair, test.label)
+            source = test.path if sources.test is None else sources.test
+            texts["test"] = accepted.enter_context(
+                cutting(
+                    source, run.texts("test"), columns, split=test.split, shard_rows=pool.shard_rows, limit=test.limit
+                )
+            )
+            require_known_labels(texts["test"].source, (text.label for text in texts["test"]), space)
+    return {split: replace(shards, folder=run.texts(split)) for split, shards in texts.items()}
 
 
 def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
@@ -204,9 +210,13 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
     from muki.integration.pool import scored_pool
     from muki.integration.stage import supervise as supervise_stage
 
+    own = run is None
     run, _, _ = _scored(config, run)
-    with _timed(run, "supervise"):
-        return supervise_stage(scored_pool(config, run), config.method, run.supervision)
+    with run.lock("supervise"), _timed(run, "supervise"):
+        made = supervise_stage(scored_pool(config, run), config.method, run.supervision)
+        if own:
+            run.keep_settings(config, "method")
+    return made
 
 
 @quiet_transformers()
@@ -216,6 +226,7 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
     from muki.stale import require_supervision
     from muki.student.training import train_student
 
+    own = run is None
     run, _, space = _scored(config, run)
     if config.method.student == "none":
         return ""
@@ -227,6 +238,8 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
     require_supervision(config, run)
     supervision, key = load_supervision(run.supervision)
     with run.lock("train") if is_first() else nullcontext(), _timed(run, "train"):
+        if own and is_first():
+            run.keep_settings(config, "method", "student", "training")  # before: a stopped one goes on with them
         return train_student(
             scored_texts(run, "pool"), supervision, key, space, config.student, config.training,
             folder=run.student, checkpoints=run.checkpoints, record=run.training,

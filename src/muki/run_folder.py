@@ -187,6 +187,11 @@ class RunFolder:
         if not self.is_run:
             config.save(self.config)
 
+    def keep_settings(self, config: RunConfig, *sections: str) -> None:
+        """Write down with which settings a stage was done, whoever gave them, so that later calls go on with them."""
+        kept = load_config(self.config).model_copy(update={name: getattr(config, name) for name in sections})
+        kept.save(self.config)
+
 
 def _identity(config: RunConfig) -> dict[str, str]:
     return {"teachers": ", ".join(config.names), "texts": config.texts.path}

@@ -6,5 +6,6 @@ from muki.texts.shards import (
     Shard as Shard,
     TextShards as TextShards,
     cut as cut,
+    cutting as cutting,
     source_fingerprint as source_fingerprint,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def source_fingerprint(source: str | Sequence[Any], columns: Columns, split: str
         return fingerprint("texts", [_plain(item) for item in source], asdict(columns))
     files = files_of(source)
     if files is not None:
-        return fingerprint("files", [_content(file) for file in files], asdict(columns))
+        forms = [(file.suffix, file.gzipped, _content(file)) for file in files]  # the same bytes read otherwise differ
+        return fingerprint("files", forms, asdict(columns))
     return fingerprint("hub", source, split, asdict(columns))
 
 
@@ -107,7 +109,9 @@ def cut(
     shard_rows: int = SHARD_ROWS,
     limit: int | None = None,
 ) -> TextShards:
-    """Cut a text source into Parquet shards. Empty and whitespace texts are skipped, counted and listed.
+    """Cut a text source into Parquet shards, which replace others in `folder`.
+
+    Empty and whitespace texts are skipped, counted and listed.
 
     Args:
         source: a file (jsonl, csv, tsv, txt, also gzipped; parquet), a folder of these, the URL of either, the name of
@@ -121,12 +125,29 @@ def cut(
     Raises:
         TextsError: nothing to read, a wrong column, a broken line (named), bytes that are not UTF-8, or no text left.
     """
+    with cutting(source, folder, columns, split=split, shard_rows=shard_rows, limit=limit) as shards:
+        pass
+    return replace(shards, folder=folder)
+
+
+@contextmanager
+def cutting(
+    source: str | Sequence[Any],
+    folder: Path,
+    columns: Columns | None = None,
+    *,
+    split: str | None = None,
+    shard_rows: int = SHARD_ROWS,
+    limit: int | None = None,
+) -> Iterator[TextShards]:
+    """Cut as `cut` does; only if the body does not raise, the shards that it is given replace others in `folder`."""
     columns = columns or Columns()
     key = fingerprint(source_fingerprint(source, columns, split), shard_rows, limit)
     known = TextShards.load(folder)
     if known is not None and known.fingerprint == key and known.intact:
         logger.info("texts: reusing %d texts in %s (same source)", known.rows, folder)
-        return known
+        yield known
+        return
 
     name = source if isinstance(source, str) else f"{len(source)} texts in memory"
     skipped: list[dict[str, Any]] = []
@@ -156,12 +177,12 @@ def cut(
             raise TextsError(
                 f"texts '{name}': no text left ({n_skipped} empty ones skipped); at least one non-empty text is needed"
             )
-        manifest = TextShards(folder, name, key, total, shards, n_skipped, skipped)
+        manifest = TextShards(temporary, name, key, total, shards, n_skipped, skipped)
         content_json = {k: v for k, v in asdict(manifest).items() if k != "folder"}
         write_json(temporary / "texts.json", content_json)
+        yield manifest
     if n_skipped:
         logger.warning("texts: %d empty texts skipped in %s; listed in %s", n_skipped, name, folder / "texts.json")
-    return manifest
 
 
 def _content(file: TextFile) -> str:
