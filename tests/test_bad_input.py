@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
 from tiny import byte_bpe, model_and_tokenizer, save_encoder, save_teacher
 
-from muki.errors import LabelError, StudentError, TeacherError, TextsError
+from muki.api import integrate as integrate_api
+from muki.errors import ConfigError, LabelError, StudentError, TeacherError, TextsError
 from muki.labels import union
 from muki.methods import PRESETS
 from muki.teachers.loading import load_teacher
@@ -412,7 +414,7 @@ def test_an_alias_that_yaml_does_not_read_as_text_is_refused(value, tmp_path, te
 
 def test_a_decoder_without_padding_token_works_with_its_end_token(tmp_path, teachers, integrate):
     warned = works(*integrate(teachers=[teachers[0], gpt2(tmp_path / "gpt", eos=True)]))
-    assert set(warned.splitlines()) == {"teacher 'gpt': no padding token; using its end token '</s>'"}
+    assert set(warned.splitlines()) == {"teacher 'gpt': no padding token; using '</s>'"}
     assert (tmp_path / "run" / "student" / "model.safetensors").exists()
 
 
@@ -730,6 +732,19 @@ def test_a_test_file_that_cannot_be_used_costs_nothing_that_is_finished(content,
         ),
 
         (
+            {"student": {"model": "x", "prefix": {"query": None}}},
+            [
+                "student.prefix: input should be a valid string (found {'query': None}, as YAML reads text with a "
+                "colon; put it in quotes)"
+            ],
+        ),
+
+        (
+            {"texts": {"path": "x", "label": "label"}, "method": {"preset": "oracle", "passes": 16}},
+            ["method: score: gold reads the labels alone, so passes would change nothing; leave it out"],
+        ),
+
+        (
             {"training": {"batch_size": 0, "epoch": 3}},
             [
                 "training.batch_size: input should be greater than or equal to 1 (found 0)",
@@ -740,7 +755,7 @@ def test_a_test_file_that_cannot_be_used_costs_nothing_that_is_finished(content,
     ids=[
         "unknown key", "unlike any key", "unknown key in a section", "unknown training key", "a key of ours",
         "not a number", "unknown method", "no pass", "one pass", "one teacher", "one name twice", "many at once",
-        "two in training",
+        "a colon in text", "a ceiling with passes", "two in training",
     ],
 )  # fmt: skip
 def test_wrong_settings_are_all_shown_at_once(changes, problems, tmp_path, settings):
@@ -930,6 +945,55 @@ def test_a_student_with_its_own_code_goes_the_whole_way_once_allowed(tmp_path, t
     assert (run / "report" / "metrics.json").exists()
 
 
+def test_a_training_that_diverges_is_refused_and_the_earlier_student_stays(tmp_path, done, monkeypatch):
+    before = work(tmp_path / "run", "student/model.safetensors", "training.json")
+
+    def diverges(self, *_, **__):
+        with torch.no_grad():
+            next(self.model.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr("muki.student.trainer.IntegrationTrainer.train", diverges)
+    result = muki(*done("training.learning_rate=30"))
+    assert result.exit_code == 2
+    assert "muki: training: diverged, 1 weight tensors are no numbers any more ('" in result.stderr
+    assert "set training.learning_rate lower (now 30)" in result.stderr
+    assert work(tmp_path / "run", "student/model.safetensors", "training.json") == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"train": ["a"], "test": ["b"]},
+            "texts is dict with train, test; give one split of a data set (texts=data['tra",
+        ),
+        ({"path": {"train": ["a"]}}, "texts is dict; expected a file, or a sequence of strings or mappings"),
+        (7, "texts is int; expected a file, or a sequence of strings or mappings"),
+    ],
+    ids=["all splits at once", "splits as path", "a number"],
+)
+def test_texts_in_memory_that_are_no_texts_are_refused(given, message, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(f"muki.integrate: {message}")):
+        integrate_api(["a", "b"], "c", given, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_files_are_named_by_commands_that_look(tmp_path, finished):
+    empty = file(tmp_path / "empty.jsonl", '{"text": " "}\n')
+    content = yaml.safe_load((finished / "run.yaml").read_text(encoding="utf-8"))
+    config = run_file(tmp_path / "r.yaml", content | {"texts": str(empty)})
+    message = f"texts '{empty}': no text left (1 empty ones skipped); at least one non-empty text is needed"
+    assert_refused(message, "inspect", config)
+    teachers = [one["model"] for one in content["teachers"]]
+    init = ["inspect", "--init", *teachers, "--texts", empty, "-o", tmp_path / "new.yaml"]
+    assert_refused(f"texts '{empty}': no text with words in it; at least one is needed", *init)
+    nothing = file(tmp_path / "nothing.jsonl", "")
+    assert_refused(
+        "explain: no text to explain was found; give a file with at least one",
+        "explain", finished / "run", "--texts", nothing,
+    )  # fmt: skip
+
+
 # --- predict and finetune --------------------------------------------------------------------------------------------
 
 BAD_MODELS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], str]]] = {
@@ -950,6 +1014,18 @@ BAD_MODELS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], str
     ),
 
     "remote code": (lambda p, good: own_code(good, p), lambda p: f"{REMOTE}--trust-remote-code"),
+
+    "no tokenizer": (
+        lambda p, good: without(copied(good, p), "*token*"),
+        lambda p: "no tokenizer there; save the model's own tokenizer in that folder (tokenizer.save_pretrained)",
+    ),
+
+    "weights that are no numbers": (
+        lambda p, good: poisoned(copied(good, p), "classifier.weight", 0),
+        lambda p: (
+            "its logits are no numbers for the text in row 0; check the checkpoint, its training may have diverged"
+        ),
+    ),
 }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_another_seed_pass_or_teacher_draws_other_masks():
     keys = [pass_keys(1, rows, 0), pass_keys(2, rows, 0), pass_keys(1, rows, 1)]
     assert len(np.unique(np.concatenate(keys))) == 15
     teacher = make_teacher()
-    first, second = (score_texts(teacher, texts(), passes=4, seed=seed).mc_mean for seed in (0, 1))
+    first, second = (score_texts(teacher, texts(), passes=Passes(4, seed=seed)).mc_mean for seed in (0, 1))
     assert not np.allclose(first, second, atol=1e-3)
 
 

@@ -494,8 +494,9 @@ def test_weak_labels_overconfidence_and_routing_in_words():
 JUDGED = {"view_accuracy": 0.94, "score_accuracy": 0.853}
 KNOWN = (
     "The method expects that a teacher which knows the answer was heard on 91.3 % of the texts. This is an estimate "
-    "without labels; on most collections with known labels its calibration error was 1 to 9 points, and 12 to 23, far "
-    "too high, where teachers were weak. A teacher that knows the answer can still be wrong."
+    "without labels; on nearly all pools with known labels its calibration error was 1 to 10 points, and on three, with "
+    "weak teachers or very short texts, 12 to 26, the estimate being far too high. A teacher that knows the answer can "
+    "still be wrong."
 )
 HINT = (
     "The method expects that a teacher which knows the answer was heard on 91.3 % of the texts. Only the teachers' "
@@ -539,8 +540,8 @@ HINT = (
         ]),
         ({"refined": False}, [
             ("warn", HINT),
-            ("warn", "The student's encoder gave no view of the texts, or there were too few to show the classes in "
-             "it, so that the teachers' scores alone decided."),
+            ("warn", "The student's encoder gave no view of the texts, or there were too few texts to judge it by, so it "
+             "did not correct the teachers' scores."),
         ]),
         (None, []),
     ],
@@ -560,7 +561,7 @@ def test_what_the_method_expects_without_labels_in_words(outlook: dict[str, Any]
 
 
 ELSEWHERE = (
-    "This is a rough estimate without labels: on pools without such texts it was 1 to 9 %; on pools of which a "
+    "This is a rough estimate without labels: on pools without such texts it was 1 to 10 %; on pools of which a "
     "fifth was such texts, 6 to 17 %."
 )
 

@@ -37,7 +37,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import muki
 from muki import pipeline as stages
 from muki.config import TrainingConfig, apply_overrides, load_config, make_config
-from muki.errors import RunFolderError, StaleError
+from muki.errors import RunFolderError, StaleError, StudentError
 from muki.evaluation.card import _card_data
 from muki.evaluation.metrics import accuracy_interval
 from muki.evaluation.table import summary
@@ -46,9 +46,9 @@ from muki.predict import saved_length
 from muki.progress import progress
 from muki.run_folder import RunFolder
 from muki.stale import require_supervision
-from muki.student.data import split_holdout
+from muki.student.data import holdout_size, split_holdout
 from muki.student.trainer import steps_per_epoch, training_arguments
-from muki.texts import Columns, read
+from muki.texts import Columns, TextShards, read
 
 NEWS, CULTURE = ("sports", "politics", "business"), ("technology", "health", "film")
 FLOAT32 = {"bf16": False}  # whatever this machine computes faster
@@ -649,6 +649,19 @@ def test_text_pairs_are_read_as_pairs_by_teachers_student_and_evaluation(
     assert run.metrics["student"]["accuracy"] == np.mean([answer["label"] == "film" for answer in answers])
 
 
+def test_texts_in_memory_may_have_columns_of_their_own_and_may_be_a_stream(
+    tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
+):
+    rows = [{"sentence": text} for text in pool_texts]
+    test = [{"sentence": "a late goal", "topic": "sports"}]
+    run = muki.integrate(
+        list(map(str, teachers)), str(encoder), {"path": (row for row in rows), "text": "sentence"},
+        test={"path": test, "label": "topic"}, output=tmp_path / "run", **QUICK,
+    )  # fmt: skip
+    assert [text.text for text in TextShards.load(run.folder / "texts") or []] == pool_texts
+    assert run.metrics["test"]["texts"] == 1
+
+
 @pytest.mark.parametrize("form", ["strings", "mappings", "dataset"])
 def test_texts_in_memory_are_the_same_pool_as_a_file(
     tmp_path: Path, teachers: list[Path], encoder: Path, pool: Path, pool_texts: list[str], form: str
@@ -819,6 +832,18 @@ def test_a_model_loaded_in_bfloat16_is_not_scored_in_what_was_found_for_a_float3
     assert formats == ["bfloat16", "float32"]
 
 
+def test_a_number_format_that_was_asked_for_once_does_not_stick(
+    tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str], monkeypatch: Any
+):
+    settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}}
+    monkeypatch.setattr("muki.compute.fast_dtype", lambda _: torch.float32)
+    for more in ({"dtype": "bfloat16"}, {}):
+        given = [{"model": str(teachers[0]), **more}, str(teachers[1])]
+        run = muki.integrate(given, str(encoder), pool_texts, output=tmp_path / "r", **settings)
+    formats = [one["settings"]["passes_dtype"] for one in Folder(run.folder).json("teachers.json")]
+    assert formats == ["float32", "float32"]
+
+
 def test_a_loaded_model_keeps_its_weights_and_is_left_in_eval_mode(
     tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
 ):
@@ -890,6 +915,7 @@ def test_a_peft_adapters_dropout_rates_can_be_set(
     [
         ({"gradient_accumulation_steps": 2}, 3),  # 36 texts, 8 at a time
         ({"max_steps": 2}, 2),
+        (yaml.safe_load("{weight_decay: 1e-2}"), 5),  # which YAML reads as text
         ({"per_device_eval_batch_size": 1, "lr_scheduler_type": "constant", "weight_decay": 0.1}, 5),
         ({"holdout": 0}, 5),  # 40 texts
         # YAML reads the word `no` as false
@@ -948,6 +974,24 @@ def test_steps_per_epoch_count_what_is_accumulated():
     assert (
         steps_per_epoch(1600, TrainingConfig.model_validate({"batch_size": 32, "gradient_accumulation_steps": 4})) == 13
     )
+
+
+def test_steps_per_epoch_count_the_gpus_of_one_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("muki.compute.device", lambda: "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert steps_per_epoch(1600, TrainingConfig(batch_size=32)) == 13
+    monkeypatch.setenv("RANK", "0")  # a launcher gives each process one
+    assert steps_per_epoch(1600, TrainingConfig(batch_size=32)) == 50
+
+
+def test_looks_at_held_out_texts_need_some(tmp_path: Path):
+    training = TrainingConfig.model_validate({"holdout": 0, "eval_strategy": "epoch"})
+    with pytest.raises(StudentError, match=r"eval_strategy epoch needs held-out texts; set training\.holdout above 0"):
+        training_arguments(training, tmp_path, 10, evaluate=False)
+
+
+def test_a_part_of_the_texts_is_always_left_to_train_on():
+    assert [holdout_size(n, 0.95) for n in (9, 10, 100, 100_000)] == [0, 9, 95, 2000]
 
 
 def test_a_student_of_earlier_settings_is_not_evaluated_as_one_of_the_new(tmp_path: Path, finished: Folder):

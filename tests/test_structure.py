@@ -16,7 +16,7 @@ SOURCE = Path(muki.__file__).parent
 
 # Each room may import from the rooms before it (and from itself).
 ROOMS = [
-    "errors", "validation", "files", "formulas", "certainty", "arrow", "compute", "checkpoints", "processes",
+    "errors", "validation", "files", "formulas", "certainty", "arrow", "processes", "compute", "checkpoints",
     "progress", "labels", "texts", "batches", "teachers", "routing", "methods", "config", "run_folder", "scored",
     "engines", "view", "integration", "student", "stale", "predict", "evaluation", "report", "finetuning", "pipeline",
     "explanation", "explain", "inspection", "publishing", "experiments", "api", "demo", "cli_base", "cli_look", "cli",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def integrate(
     teachers: Sequence[Any],
     student: str | Path | Mapping[str, Any],
-    texts: str | Path | Sequence[Any],
+    texts: str | Path | Mapping[str, Any] | Iterable[Any],
     *,
     output: str | Path,
-    test: str | Path | Sequence[Any] | None = None,
+    test: str | Path | Mapping[str, Any] | Iterable[Any] | None = None,
     method: str | Method | Mapping[str, Any] = DEFAULT_METHOD,
     max_length: int = 128,
     **training: Any,
@@ -35,10 +35,11 @@ def integrate(
             a loaded `(model, tokenizer)` pair, a text-classification pipeline, or a `muki.Teacher`.
         student: folder or Hub id of an encoder or classifier to start from, or a mapping as in the run file
             (`{"model": …, "prefix": "query: "}`).
-        texts: the unlabelled pool: a file, folder, URL or Hub data set, or a sequence of strings or `{"text": …}`
-            mappings (a `datasets.Dataset` too).
+        texts: the unlabelled pool: a file, folder, URL or Hub data set; a mapping as in the run file
+            (`{"path": …, "text": "sentence"}`), whose `path` may hold texts too; or strings or `{"text": …}` mappings
+            (a `datasets.Dataset` too).
         output: the run folder; a second call with the same arguments continues or reuses what is there.
-        test: labelled texts, for evaluation only: a file, or a sequence of `{"text": …, "label": …}` mappings.
+        test: labelled texts, for evaluation only, as `texts`; mappings have a `label` beside the text.
         method: a preset's name, a `muki.Method`, or its fields.
         max_length: tokens per text, for teachers (unless a mapping says otherwise) and student.
         **training: `epochs`, `learning_rate`, `batch_size`, `seed`, and every field of `TrainingArguments`.
@@ -60,22 +61,39 @@ def integrate(
             entry, factory = _loaded(teacher, f"teacher-{number}", max_length)
             loaded[entry["name"]] = factory
             entries.append(entry)
-    sources = Sources(
-        teachers=loaded,
-        pool=None if isinstance(texts, (str, Path)) else texts,
-        test=None if test is None or isinstance(test, (str, Path)) else test,
-    )
+    pool, pool_section = _texts(texts, "texts")
+    tested, test_section = (None, None) if test is None else _texts(test, "test")
+    sources = Sources(teachers=loaded, pool=pool, test=tested)
     content = {
         "teachers": entries,
         "student": {"max_length": max_length, **(student if isinstance(student, Mapping) else {"model": str(student)})},
-        "texts": {"path": IN_MEMORY if sources.pool is not None else str(texts)},
+        "texts": pool_section,
         "method": method if isinstance(method, (str, Mapping)) else method.model_dump(),
         "training": training,
         "output": str(output),
     }
-    if test is not None:
-        content["test"] = {"path": IN_MEMORY if sources.test is not None else str(test)}
+    if test_section is not None:
+        content["test"] = test_section
     return run_all(make_config(content, "muki.integrate").absolute(), sources)
+
+
+def _texts(given: Any, what: str) -> tuple[Sequence[Any] | None, dict[str, Any]]:
+    """Texts in memory, or None, and their section of the run file."""
+    section = {"path": given} if not isinstance(given, Mapping) else dict(given)
+    if "path" not in section:
+        raise ConfigError(
+            f"muki.integrate: {what} is {type(given).__name__} with {', '.join(map(str, section)) or 'nothing'}; give "
+            f"one split of a data set ({what}=data['train']), or a mapping with a path as in the run file"
+        )
+    path = section["path"]
+    if isinstance(path, (str, Path)):
+        return None, {**section, "path": str(path)}
+    if isinstance(path, Mapping) or not isinstance(path, Iterable):
+        raise ConfigError(
+            f"muki.integrate: {what} is {type(path).__name__}; expected a file, or a sequence of strings or mappings"
+        )
+    rows: Any = path if hasattr(path, "__len__") else list(path)  # gone through twice: fingerprint, then texts
+    return rows, {**section, "path": IN_MEMORY}
 
 
 def _loaded(teacher: Any, name: str, max_length: int) -> tuple[dict[str, Any], Callable[..., Teacher]]:

@@ -55,7 +55,7 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
 
     student = folder / "student"
     typer.echo("\n" + summary(metrics))
-    if not student.exists():
+    if metrics["method"]["student"] == "none":  # one that lies there is of earlier settings
         typer.echo(
             f"\nno student (this method lets the teachers answer)\nmetrics: {folder / 'report' / 'metrics.json'}"
         )

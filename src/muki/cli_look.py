@@ -163,7 +163,7 @@ def export(
     folder = RunFolder(Path(config.output))
     pool = TextShards.load(folder.texts("pool"))
     texts = sample_texts(pool.read(pool.shards[0])) if pool else ["a short text", "another, somewhat longer text"]
-    difference = export_onnx(folder.student, output, texts)
+    difference = export_onnx(folder.student, output, texts, trust_remote_code=config.trust_remote_code)
     typer.echo(f"{output / 'model.onnx'}: logits within {difference:.1e} of the student's on {len(texts)} texts")
 
 

@@ -8,6 +8,8 @@ import time
 
 import torch
 
+from muki.processes import launched
+
 logger = logging.getLogger(__name__)
 
 _WORTH_IT = 1.3  # bfloat16 must be this much faster
@@ -24,6 +26,11 @@ def finish(device: str) -> None:
     """Wait for what was asked of the device, so that a clock read next has measured it."""
     if device != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def replicas() -> int:
+    """On how many devices one training process computes: transformers uses all GPUs that it sees, unless launched."""
+    return 1 if launched() or device() != "cuda" else max(1, torch.cuda.device_count())
 
 
 @functools.cache

@@ -48,7 +48,7 @@ class TeacherConfig(_Named):
 
     needed = "model"
     model: str = Field(description="folder, Hub id, or PEFT adapter folder")
-    name: str | None = Field(None, description="name in the run; the folder's name by default")
+    name: str | None = Field(None, min_length=1, description="name in the run; the folder's name by default")
     labels: dict[str, str] = Field(default_factory=dict, description="own label name to wanted name")
     prefix: str = Field("", description='put before each text, e.g. "query: "')
     max_length: int = Field(128, ge=2, description="tokens per text")
@@ -333,6 +333,8 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
             for key in parents:
                 index: Any = int(key) if isinstance(place, list) else key
                 here = place[index] if isinstance(place, list) else place.setdefault(index, {})
+                if here is None:  # a section that is there but empty
+                    place[index] = here = {}
                 if isinstance(here, str) and parents[0] in _SHORT:  # a section that is written as its path alone
                     place[index] = here = {_SHORT[parents[0]]: here}
                 place = here

@@ -36,17 +36,19 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
 
     Raises:
         RunFolderError: the run has no supervision yet.
-        ConfigError: a teacher was given as a loaded object and cannot be loaded again; or a single text was given
-            where the run's are pairs, or a pair where they are not.
+        ConfigError: there is no text; a teacher was given as a loaded object and cannot be loaded again; or a single
+            text was given where the run's are pairs, or a pair where they are not.
     """
     run = RunFolder(Path(config.output))
     (records, space), pool = scored_teachers(run), scored_texts(run, "pool")
     if config.method.needs_gold:
         raise ConfigError("explain: this run's method routes by gold labels, so there is nothing to explain")
+    if not texts:
+        raise ConfigError("explain: no text to explain was found; give a file with at least one")
     _check_pairs(config.texts.text_pair, texts)
     asked = _as_in_pool(texts, pool)
-    outputs = _teachers_say(config, records, asked)
     require_supervision(config, run)
+    outputs = _teachers_say(config, records, asked)
     student = _student_says(config, run, asked)
     router = scored_pool(config, run).fitted(config.method)
     view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.reads_view else None

@@ -11,7 +11,7 @@ from typing import Any
 from muki.batches import tokenize
 from muki.checkpoints import quiet_transformers
 from muki.config import TrainingConfig
-from muki.errors import LabelError, MukiError
+from muki.errors import LabelError, MukiError, StudentError, first_line
 from muki.files import require_local
 from muki.progress import clock
 from muki.texts import Columns, Text, read
@@ -120,9 +120,10 @@ def _choose(labelled: Sequence[Text], labels: Sequence[str] | None) -> list[str]
 def _train(model: Any, tokenizer: Any, items: list[dict[str, Any]], training: TrainingConfig, output: Path) -> None:
     import tempfile
 
+    import torch
     from transformers import DataCollatorWithPadding
 
-    from muki.student.trainer import GroupingTrainer, quiet, steps_per_epoch, training_arguments
+    from muki.student.trainer import GroupingTrainer, quiet, require_finite, steps_per_epoch, training_arguments
 
     with tempfile.TemporaryDirectory() as scratch:
         args = training_arguments(training, Path(scratch), steps_per_epoch(len(items), training), evaluate=False)
@@ -135,4 +136,8 @@ def _train(model: Any, tokenizer: Any, items: list[dict[str, Any]], training: Tr
             processing_class=tokenizer,
         )
         quiet(trainer, f"fine-tuning {output.name}")
-        trainer.train()
+        try:
+            trainer.train()
+        except torch.OutOfMemoryError as error:
+            raise StudentError(f"fine-tuning: out of memory ({first_line(error)}); set batch_size lower") from error
+        require_finite(trainer.model, training)

@@ -73,7 +73,7 @@ class Method(BaseModel):
         if self.target == "gold" and self.score != GOLD:
             raise ValueError(f"target: gold needs score: {GOLD}, found '{self.score}'")
         if self.score == GOLD:
-            return self
+            return self._reads_labels_alone()
         for part in parts_of(self.score):
             if part not in SCORES:
                 raise ValueError(f"score: unknown routing score '{part}'; known: {', '.join(SCORES)}")
@@ -91,6 +91,15 @@ class Method(BaseModel):
         fewest = max(SCORES[part].needs_passes for part in parts_of(self.score))
         if self.passes < fewest:
             raise ValueError(f"passes: score '{self.score}' needs {fewest} or more dropout passes, found {self.passes}")
+        return self
+
+    def _reads_labels_alone(self) -> Self:
+        """Refuse what a ceiling would do for nothing."""
+        given = {"passes": self.passes > 0, "calibration": self.calibration != "none", "refinement": self.refines}
+        if idle := [key for key, set_ in given.items() if set_]:
+            raise ValueError(
+                f"score: {GOLD} reads the labels alone, so {', '.join(idle)} would change nothing; leave it out"
+            )
         return self
 
     @property

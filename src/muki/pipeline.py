@@ -169,7 +169,9 @@ def check_ahead(config: RunConfig, space: LabelSpace) -> None:
         with quiet_transformers():
             load_student(config.student.model, space.labels, seed=0, trust_remote_code=config.trust_remote_code)
     if not launched():  # they would start a process group and wait for each other
-        training_arguments(config.training, Path(config.output) / "checkpoints", 1, evaluate=True)
+        training_arguments(
+            config.training, Path(config.output) / "checkpoints", 1, evaluate=config.training.holdout > 0
+        )
 
 
 def cut_texts(config: RunConfig, run: RunFolder, sources: Sources, space: LabelSpace) -> dict[Split, TextShards]:
@@ -294,12 +296,16 @@ def _factories(
 ) -> dict[str, TeacherFactory]:
     """Functions that load the teachers, each with those of its recorded settings that are to be kept.
 
-    The number format that a first call found fastest stays, so that a second call finds the scores of the first.
+    The number format that a first call found fastest stays, so that a second call finds the scores of the first; one
+    that was asked for then (`dtype`) does not.
     """
     from muki.teachers.records import load_records
 
     records = load_records(RunFolder(Path(config.output)).teachers) or []
     known = {record.name: {key: record.settings[key] for key in keep if key in record.settings} for record in records}
+    for record in records:
+        if record.settings["dtype"] != "float32":
+            known[record.name].pop("passes_dtype", None)
     return {
         name: partial(
             sources.teachers.get(name) or partial(load_from_config, teacher, config.trust_remote_code),

@@ -14,7 +14,14 @@ import torch
 
 from muki import compute
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import brings_code, ensure_padding, is_missing_folder, loading_errors, quiet_transformers
+from muki.checkpoints import (
+    brings_code,
+    ensure_padding,
+    is_missing_folder,
+    lacks_tokenizer,
+    loading_errors,
+    quiet_transformers,
+)
 from muki.errors import MukiError, StudentError, first_line
 from muki.files import replacing, require_local
 from muki.formulas import Array, softmax
@@ -55,6 +62,7 @@ class Classifier:
             folder: `save_pretrained` folder or Hub id.
             prefix: put before each text; what the student was trained with.
             max_length: tokens per text; by default what the saved tokenizer says, 512 where it says nothing.
+            trust_remote_code: run code that comes with the checkpoint.
 
         Raises:
             StudentError: it cannot be loaded.
@@ -65,6 +73,11 @@ class Classifier:
             raise StudentError(f"model '{folder}': no such folder; give a save_pretrained folder or a Hub id")
         if Path(folder).exists() and not (Path(folder) / "config.json").exists():
             raise StudentError(f"model '{folder}': no config.json there; give the folder that save_pretrained wrote")
+        if lacks_tokenizer(str(folder)):
+            raise StudentError(
+                f"model '{folder}': no tokenizer there; save the model's own tokenizer in that folder "
+                "(tokenizer.save_pretrained)"
+            )
         if not trust_remote_code and brings_code(folder):
             raise StudentError(
                 f"model '{folder}': its checkpoint wants to run code of its own (config.json has auto_map); read that "
@@ -86,14 +99,24 @@ class Classifier:
         return cls(model, tokenizer, max_length or saved_length(tokenizer), prefix)
 
     def probabilities(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> Array:
-        """Softmax over the labels, shape (n, C), in the order of the texts."""
+        """Softmax over the labels, shape (n, C), in the order of the texts.
+
+        Raises:
+            StudentError: a logit is no number.
+        """
         encodings = tokenize(self.tokenizer, texts, self.max_length, self.prefix)
-        result = np.zeros((len(texts), len(self.labels)))
+        logits = np.zeros((len(texts), len(self.labels)))
         for index, batch in length_batches(self.tokenizer, encodings, batch_tokens):
             with torch.inference_mode():
-                logits = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits
-            result[index] = softmax(logits.float().cpu().numpy())
-        return result
+                values = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits
+            logits[index] = values.float().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(logits).all(axis=-1))
+        if len(bad):
+            raise StudentError(
+                f"model '{self.model.name_or_path}': its logits are no numbers for the text in row "
+                f"{texts[bad[0]].row}; check the checkpoint, its training may have diverged"
+            )
+        return softmax(logits)
 
 
 def saved_length(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -41,6 +41,8 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     message = message[0].lower() + message[1:]
     found = problem.get("input")
     shown = f" (found {found!r})" if isinstance(found, (str, int, float)) and problem["type"] != "value_error" else ""
+    if problem["type"] == "string_type" and isinstance(found, dict):
+        shown = f" (found {found!r}, as YAML reads text with a colon; put it in quotes)"
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
 
 

@@ -30,7 +30,8 @@ def write_card(
 ) -> None:
     """Write `README.md` into the student's folder."""
     name = run.root.name
-    origins = {record.name: provenance(record.source) for record in records}
+    revisions = {teacher.name: teacher.revision for teacher in config.teachers}
+    origins = {record.name: provenance(record.source, revisions[record.name]) for record in records}
     licences = {name: origin.licence for name, origin in origins.items()}
     licences["the student's start"] = provenance(config.student.model).licence
     agreement = metrics["pool"]["held_out"].get("student_target_agreement", math.nan)

@@ -32,7 +32,7 @@ from muki.integration.store import Supervision, load_supervision
 from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import preset_name
-from muki.routing.scores import available, routing_scores
+from muki.routing.scores import available, fit_scores, routing_scores
 from muki.routing.weights import soft_weights
 from muki.run_folder import RunFolder
 from muki.scored import scored_texts
@@ -84,6 +84,7 @@ def pool_metrics(
     predictions = teacher_predictions(outputs, space)
     best = supervision.routing.argmax(axis=-1)
     _, holdout = split_holdout(supervision.rows, config.training.holdout, config.training.seed)
+    holdout = holdout[supervision.target[holdout].any(axis=-1)]  # a ceiling has no target for labels that nobody knows
     held_out: dict[str, Any] = {"n": len(holdout)}
     if len(holdout) and config.method.student != "none":
         asked = asked_rows(supervision.rows, config.training.holdout, config.training.seed)
@@ -156,9 +157,7 @@ def labelled_metrics(
         "routing": {
             "accuracy": routing_accuracy(routing.weights, gold, columns),
             "by_label": _most_heard_by_label(routing.weights, gold, space),
-            "by_score": {
-                name: routing_accuracy(routing_scores(outputs, name), gold, columns) for name in available(outputs)
-            },
+            "by_score": _by_score(scored_pool(config, run, write=False).sample(), outputs, gold, columns),
             **checked_outlook(config.method, routing.weights, teacher_predictions(outputs, space), gold, columns),
         },
     }
@@ -218,6 +217,17 @@ def ensemble(distributions: list[Array], weights: Array, space: LabelSpace) -> A
         space: the label space.
     """
     return integrate_distributions(weights, distributions, list(space.columns.values()), len(space.labels))
+
+
+def _by_score(
+    pool: list[TeacherOutputs], outputs: list[TeacherOutputs], gold: NDArray[np.int64], columns: list[tuple[int, ...]]
+) -> dict[str, float]:
+    """Routing accuracy of every score alone, each fitted on the pool as the method's own is."""
+    return {
+        name: routing_accuracy(np.stack([s(o) for s, o in zip(fit_scores(pool, name), outputs, strict=True)], -1), gold,
+                               columns)
+        for name in available(outputs)
+    }  # fmt: skip
 
 
 def _teacher_alone(outputs: TeacherOutputs, own: tuple[int, ...], gold: NDArray[np.int64]) -> dict[str, Any]:

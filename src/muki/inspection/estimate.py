@@ -18,7 +18,7 @@ from muki.evaluation.answers import MOST_OF_POOL
 from muki.integration.fitting import FIT_ROWS
 from muki.labels import LabelSpace
 from muki.routing.refinement import FOLDS, RESTARTS, ROUNDS
-from muki.student.data import MAX_HOLDOUT, LengthGrouped
+from muki.student.data import LengthGrouped, holdout_size
 from muki.student.head import MOST_TEXTS
 from muki.student.losses import integration_loss
 from muki.student.model import load_student
@@ -180,7 +180,7 @@ def estimate(
         speeds: of each teacher.
         student: its speed.
     """
-    held_out = min(MAX_HOLDOUT, round(config.training.holdout * pool))
+    held_out = holdout_size(pool, config.training.holdout)
     an_epoch = steps_per_epoch(pool - held_out, config.training)
     epochs = config.training.epochs_of(an_epoch)
     steps = an_epoch * epochs

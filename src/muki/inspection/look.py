@@ -12,7 +12,7 @@ import numpy as np
 
 from muki.config import RunConfig, TeacherConfig
 from muki.engines.work import ScoringSettings
-from muki.errors import DropoutError, LabelError, MukiError, StudentError
+from muki.errors import DropoutError, LabelError, MukiError, StudentError, TextsError
 from muki.evaluation.contest import FOREIGN
 from muki.inspection import findings
 from muki.inspection.estimate import Estimate, Speed, StudentSpeed, estimate, measure_student, measure_teacher
@@ -125,6 +125,11 @@ def inspect(config: RunConfig) -> Inspection:
     """
     seen = Inspection()
     texts = seen.texts = look(read(config.texts.path, _columns(config), split=config.texts.split))
+    if not texts.count:
+        raise TextsError(
+            f"texts '{config.texts.path}': no text left ({texts.empty} empty ones skipped); at least one non-empty "
+            "text is needed"
+        )
     count = min(texts.count, config.texts.limit or texts.count)
     seen.findings += findings.pool(count, texts.duplicates, texts.empty)
     if config.test:

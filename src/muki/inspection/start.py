@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from muki.errors import ConfigError, TeacherError, first_line
+from muki.checkpoints import lacks_tokenizer
+from muki.errors import ConfigError, TeacherError, TextsError, first_line
 from muki.inspection.findings import alike_labels, yaml_name
 from muki.inspection.look import tokens_of
 from muki.inspection.texts import look
@@ -37,11 +38,18 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
     if len(models) < 2:
         raise ConfigError(f"muki inspect --init: two or more teachers are needed, found {len(models)}")
     sample = look(read(texts, Columns(text_column)), most=20_000).sample
+    if not sample:
+        raise TextsError(f"texts '{texts}': no text with words in it; at least one is needed")
     labels: dict[str, list[str]] = {}
     lines, wanted, limits = ["teachers:"], 0, {}
     for model in models:
         name = Path(model).name
         require_folder_if_path(model, name)
+        if lacks_tokenizer(model):
+            raise TeacherError(
+                f"teacher '{name}': no tokenizer in '{model}'; save the model's own tokenizer there "
+                "(tokenizer.save_pretrained)"
+            )
         try:
             config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
         except (OSError, ValueError) as error:

@@ -67,6 +67,10 @@ class ScoredPool:
         for name, wanted in zip(self.shards, zip(*self.sources, strict=True), strict=True):
             yield [_usable(folder / name, one) for folder, one in zip(self.folders, wanted, strict=True)]
 
+    def sample(self) -> list[TeacherOutputs]:
+        """Every teacher's outputs of an even sample of at most `FIT_ROWS` texts."""
+        return even_sample(self.outputs(), sum(self.rows))[0]
+
     def router(self, method: Method) -> Router | GoldRouter:
         """The method's chain, fitted on this pool; for a ceiling the gold labels themselves."""
         if self.gold is not None:
@@ -165,6 +169,30 @@ class GoldRouter:
         return np.array([self.labels[row] for row in outputs[0].rows.tolist()], dtype=np.int64)
 
 
+def even_sample(
+    shards: Iterable[list[TeacherOutputs]], total: int, view: NeutralView | None = None
+) -> tuple[list[TeacherOutputs], NDArray[np.float16] | None]:
+    """The teachers' outputs of an even sample of at most `FIT_ROWS` texts, and their view, shape (n, H).
+
+    Args:
+        shards: each shard's outputs of all teachers.
+        total: texts in the pool.
+        view: neutral view, where it is wanted.
+    """
+    step = max(1, -(-total // FIT_ROWS))
+    kept: list[list[TeacherOutputs]] = []
+    views = []
+    start = 0
+    for number, outputs in enumerate(shards):
+        index = np.arange(-start % step, len(outputs[0]), step)
+        start += len(outputs[0])
+        kept.append([one.take(index) for one in outputs])
+        if view is not None:
+            views.append(view(number)[index])
+    sampled = [TeacherOutputs.concatenate(list(parts)) for parts in zip(*kept, strict=True)]
+    return sampled, np.concatenate(views) if views else None
+
+
 def fit_on_pool(
     shards: Iterable[list[TeacherOutputs]], total: int, view: NeutralView | None, method: Method, space: LabelSpace
 ) -> Router:
@@ -179,16 +207,5 @@ def fit_on_pool(
     """
     if not needs_pool(method):
         shards = itertools.islice(shards, 1)
-    step = max(1, -(-total // FIT_ROWS))
-    kept: list[list[TeacherOutputs]] = []
-    views = []
-    start = 0
-    for number, outputs in enumerate(shards):
-        index = np.arange(-start % step, len(outputs[0]), step)
-        start += len(outputs[0])
-        kept.append([one.take(index) for one in outputs])
-        if view is not None:
-            views.append(view(number)[index])
-    pooled = [TeacherOutputs.concatenate(list(parts)) for parts in zip(*kept, strict=True)]
-    names = None if view is None else view.names
-    return fit_router(method, pooled, space, np.concatenate(views) if views else None, names)
+    sampled, seen = even_sample(shards, total, view)
+    return fit_router(method, sampled, space, seen, None if view is None else view.names)

@@ -28,13 +28,14 @@ class ExportError(MukiError):
     """The export is not possible here, or its answers differ."""
 
 
-def export_onnx(student: Path, output: Path, texts: Sequence[str]) -> float:
+def export_onnx(student: Path, output: Path, texts: Sequence[str], *, trust_remote_code: bool = False) -> float:
     """Write `model.onnx` with the tokenizer's files beside it, and compare its logits with the student's.
 
     Args:
         student: a `save_pretrained` folder.
         output: folder; written whole or not at all.
         texts: to compare on; some of the pool are best.
+        trust_remote_code: run code that comes with the student.
 
     Returns:
         the largest difference of a logit, at most 1e-3.
@@ -50,7 +51,7 @@ def export_onnx(student: Path, output: Path, texts: Sequence[str]) -> float:
         raise ExportError("export to ONNX: onnxruntime or onnxscript is missing; pip install 'muki[onnx]'") from None
     if not (student / "config.json").exists():
         raise RunFolderError(f"{student}: no student yet; run `muki train {student.parent}` first")
-    classifier = Classifier.load(student)
+    classifier = Classifier.load(student, trust_remote_code=trust_remote_code)
     loaded: Any = classifier.model
     model = loaded.cpu().float().eval()
     batches = [_encode(classifier, list(texts[:2])), *(_encode(classifier, [text]) for text in texts)]

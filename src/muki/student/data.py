@@ -96,18 +96,23 @@ def stacked_supervision(items: Sequence[dict[str, Any]]) -> dict[str, torch.Tens
     return {name: torch.from_numpy(np.stack([part[name] for part in parts])) for name in parts[0]}
 
 
+def holdout_size(n: int, share: float) -> int:
+    """How many of n texts are held out: a share in [0, 1), at most 2,000, none of fewer than ten, and never all."""
+    return min(MAX_HOLDOUT, n - 1, max(1, round(share * n))) if share > 0 and n >= _FEWEST_FOR_HOLDOUT else 0
+
+
 def split_holdout(rows: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split positions into training and held-out texts, by a hash of the row ids.
 
     Args:
         rows: row ids, shape (n,).
-        share: of the held-out texts, in [0, 1); at most 2,000 texts are held out, and none of fewer than ten.
+        share: of the held-out texts, in [0, 1), see `holdout_size`.
         seed: another seed holds out other texts.
 
     Returns:
         positions to train on and positions held out, both ascending.
     """
     n = len(rows)
-    count = min(MAX_HOLDOUT, max(1, round(share * n))) if share > 0 and n >= _FEWEST_FOR_HOLDOUT else 0
+    count = holdout_size(n, share)
     order = np.argsort(splitmix64(splitmix64(rows.astype(np.uint64)) ^ np.uint64(seed)), kind="stable")
     return np.sort(order[count:]), np.sort(order[:count])

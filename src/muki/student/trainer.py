@@ -83,7 +83,7 @@ class ProgressLine(TrainerCallback):
 def steps_per_epoch(texts: int, training: TrainingConfig) -> int:
     """Optimiser steps in which so many texts are read once, by all processes together."""
     accumulate = int(training.passed_through.get("gradient_accumulation_steps", 1))
-    return math.ceil(texts / (training.batch_size * accumulate * world_size()))
+    return math.ceil(texts / (training.batch_size * accumulate * world_size() * compute.replicas()))
 
 
 def training_arguments(training: TrainingConfig, folder: Path, steps: int, evaluate: bool) -> TrainingArguments:
@@ -121,10 +121,41 @@ def training_arguments(training: TrainingConfig, folder: Path, steps: int, evalu
             "metric_for_best_model": "eval_loss",
             "greater_is_better": False,
         }
+    given = {key: _number(key, value) for key, value in training.passed_through.items()}
+    if not evaluate and str(given.get("eval_strategy", "no")) != "no":
+        raise StudentError(
+            f"training: eval_strategy {given['eval_strategy']} needs held-out texts; set training.holdout above 0 and "
+            "give ten texts or more, or leave eval_strategy out"
+        )
     try:
-        return TrainingArguments(**{**settings, **training.passed_through})
+        return TrainingArguments(**{**settings, **given})
     except (ValueError, TypeError, ImportError) as error:
         raise StudentError(f"training: transformers refuses these settings ({' '.join(str(error).split())})") from error
+
+
+def require_finite(model: Any, training: TrainingConfig) -> None:
+    """Refuse weights that are no numbers: such a model answers its first label to everything.
+
+    Raises:
+        StudentError: some are not.
+    """
+    bad = [name for name, weights in model.named_parameters() if not bool(torch.isfinite(weights).all())]
+    if bad:
+        raise StudentError(
+            f"training: diverged, {len(bad)} weight tensors are no numbers any more ('{bad[0]}'); set "
+            f"training.learning_rate lower (now {training.learning_rate:g})"
+        )
+
+
+def _number(key: str, value: Any) -> Any:
+    """A value for a number as a number: YAML reads `1e-2` as text, and not every field of transformers is converted."""
+    known = TrainingArguments.__dataclass_fields__
+    if isinstance(value, str) and key in known and "float" in str(known[key].type):
+        try:
+            return float(value)
+        except ValueError:
+            return value  # perhaps a word that it takes too
+    return value
 
 
 def quiet(trainer: Trainer, title: str) -> None:

@@ -25,7 +25,7 @@ from muki.student.head import fit_head
 from muki.student.model import load_student
 from muki.student.objectives import make_objective
 from muki.student.saving import is_saved, save_student
-from muki.student.trainer import IntegrationTrainer, quiet, steps_per_epoch, training_arguments
+from muki.student.trainer import IntegrationTrainer, quiet, require_finite, steps_per_epoch, training_arguments
 from muki.teachers.checks import usable_length
 from muki.texts import TextShards
 
@@ -68,6 +68,9 @@ def train_student(
 
     Returns:
         the fingerprint of this student.
+
+    Raises:
+        StudentError: it cannot be loaded, its memory does not suffice, or its training diverged.
     """
     key = student_fingerprint(supervision_key, student, training, space)
     if is_saved(key, folder, record):
@@ -92,6 +95,7 @@ def train_student(
         trainer.train(resume_from_checkpoint=resume)
     except torch.OutOfMemoryError as error:
         raise StudentError(f"student: out of memory ({first_line(error)}); set training.batch_size lower") from error
+    require_finite(trainer.model, training)
     seconds = time.monotonic() - start
     if trainer.is_world_process_zero():
         if hasattr(model, "blocks"):

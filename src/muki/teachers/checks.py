@@ -97,4 +97,4 @@ def require_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             "(tokenizer.pad_token = ...) and save the tokenizer in the teacher's folder"
         )
     if lacking:
-        logger.warning("teacher '%s': no padding token; using its end token %r", name, tokenizer.eos_token)
+        logger.warning("teacher '%s': no padding token; using %r", name, tokenizer.pad_token)

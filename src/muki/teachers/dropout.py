@@ -94,7 +94,7 @@ def _with_module_rates(model: PreTrainedModel, rate: float) -> PreTrainedModel:
         if isinstance(module, _DROPOUT_MODULES):
             module.p = rate
         for name, value in vars(module).items():
-            if "drop" in name and type(value) is float:
+            if _is_rate(name) and type(value) is float:
                 setattr(module, name, rate)
     return changed
 
@@ -105,10 +105,15 @@ def _module_rates(model: nn.Module) -> dict[str, float]:
 
 
 def _dropout_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(config).items() if "drop" in name and "layerdrop" not in name}
+    fields = {name: value for name, value in vars(config).items() if _is_rate(name)}
     return {
         name: v for name, v in fields.items() if v is None or (isinstance(v, (int, float)) and not isinstance(v, bool))
     }
+
+
+def _is_rate(name: str) -> bool:
+    """Whether this is the name of a dropout rate; what skips whole layers is none."""
+    return "drop" in name and "layerdrop" not in name
 
 
 def _configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:

@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_MAX_LENGTH = 128
 
 
+_FORMATS = ("auto", "float32", "bfloat16", "float16")
+
+
 @dataclass
 class Teacher:
     """A fine-tuned classifier that reads raw text through its own tokenizer.
@@ -132,6 +135,8 @@ def load_teacher(
         LabelError: generic or doubled label names, or an alias for a label that is not there.
     """
     name = name or Path(model).name or model
+    if dtype not in _FORMATS:
+        raise TeacherError(f"teacher '{name}': unknown dtype '{dtype}'; known: {', '.join(_FORMATS)}")
     require_folder_if_path(model, name)
     try:
         loaded, tokenizer = _load(

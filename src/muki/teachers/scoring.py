@@ -64,7 +64,6 @@ def score_texts(
     texts: Sequence[Text],
     *,
     passes: int | Passes = 16,
-    seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     keep: str = "",
     advance: Advance | None = None,
@@ -74,9 +73,9 @@ def score_texts(
     Args:
         teacher: the teacher; its mode (train or eval) is the same afterwards.
         texts: the texts; their row ids name their dropout masks.
-        passes: Monte-Carlo dropout passes K (0 for none), or `Passes` for adaptive ones.
-        seed: of the masks. The same seed gives the same scores for every batch size, order and number of processes,
-            up to float rounding of the matrix products.
+        passes: Monte-Carlo dropout passes K (0 for none), or `Passes` for adaptive ones or another seed of the masks.
+            The same seed gives the same scores for every batch size, order and number of processes, up to float
+            rounding of the matrix products.
         batch_tokens: tokens per batch, padding included. Decides speed and memory, not results.
         keep: what else of the deterministic pass to keep: "", "features", "states" or "features+states".
         advance: called with the number of texts that finished a pass; one that stops early counts its rest at once.
@@ -88,7 +87,7 @@ def score_texts(
         DropoutError: `passes` > 0 and two dropout passes over the first batch agree.
         TeacherError: a logit is not a number, or the model cannot give what is to be kept.
     """
-    plan = passes if isinstance(passes, Passes) else Passes(passes, seed=seed)
+    plan = passes if isinstance(passes, Passes) else Passes(passes)
     encodings = tokenize(teacher.tokenizer, texts, teacher.max_length, teacher.prefix)
     rows = np.array([text.row for text in texts], dtype=np.int64)
     logits = np.zeros((len(texts), len(teacher.labels)), dtype=np.float32)
@@ -184,10 +183,14 @@ def _forward(
     bad = ~np.isfinite(values).all(axis=-1)
     if bad.any():
         raise TeacherError(
-            f"teacher '{teacher.name}': logits are not finite ({values[bad][0][0]:g} for the text in row "
+            f"teacher '{teacher.name}': logits are not finite ({_first_not_finite(values):g} for the text in row "
             f"{rows[bad][0]}); finite numbers are expected: check the checkpoint, or load it with dtype: float32"
         )
     return values
+
+
+def _first_not_finite(values: NDArray[np.float32]) -> float:
+    return float(values[~np.isfinite(values)][0])
 
 
 def _outputs(
