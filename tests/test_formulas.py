@@ -6,8 +6,8 @@ import pytest
 from muki.certainty import certainty, certainty_error
 from muki.config import TrainingConfig
 from muki.errors import TextsError
-from muki.formulas import entropy, kl_divergence, log_softmax, logsumexp, softmax
-from muki.integration.supervision import integrate_distributions, mean_one, pad
+from muki.formulas import entropy, integrate_distributions, kl_divergence, log_softmax, logsumexp, pad, softmax
+from muki.integration.supervision import mean_one
 from muki.routing.weights import hard_weights, margin, soft_weights
 
 rng = np.random.default_rng(0)

@@ -494,9 +494,9 @@ def test_weak_labels_overconfidence_and_routing_in_words():
 JUDGED = {"view_accuracy": 0.94, "score_accuracy": 0.853}
 KNOWN = (
     "The method expects that a teacher which knows the answer was heard on 91.3 % of the texts. This is an estimate "
-    "without labels; on nearly all pools with known labels its calibration error was 1 to 10 points, and on three, with "
-    "weak teachers or very short texts, 12 to 26, the estimate being far too high. A teacher that knows the answer can "
-    "still be wrong."
+    "without labels; on nearly all pools with known labels its calibration error was 1 to 10 points, and on three, "
+    "with weak teachers or very short texts, 12 to 26, the estimate being far too high. A teacher that knows the "
+    "answer can still be wrong."
 )
 HINT = (
     "The method expects that a teacher which knows the answer was heard on 91.3 % of the texts. Only the teachers' "
@@ -540,8 +540,8 @@ HINT = (
         ]),
         ({"refined": False}, [
             ("warn", HINT),
-            ("warn", "The student's encoder gave no view of the texts, or there were too few texts to judge it by, so it "
-             "did not correct the teachers' scores."),
+            ("warn", "The student's encoder gave no view of the texts, or there were too few texts to judge it by, so "
+             "it did not correct the teachers' scores."),
         ]),
         (None, []),
     ],

@@ -1025,7 +1025,7 @@ def test_a_student_of_earlier_settings_is_not_reported_as_one_of_the_new(tmp_pat
         assert result.exit_code == 2
         assert "the supervision there was made with other settings; run `muki supervise`" in result.stderr
     works("supervise", root)
-    assert f"student: made anew, of other supervision or settings; the one in {root}/student is replaced" in (
+    assert f"student: supervision or settings have changed; it is made anew and replaces the one in {root}/student" in (
         works("train", root, "--set", "training.epochs=1").stderr
     )
     works("evaluate", root)  # the folder knows of it

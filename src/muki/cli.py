@@ -117,8 +117,9 @@ def run(
 
 def _run(config: Any) -> None:
     from muki.pipeline import run_all
+    from muki.run_folder import RunFolder
 
-    _Run.config = Path(config.output) / "config.yaml"
+    _Run.config = RunFolder(Path(config.output)).config
     result = run_all(config)
     _show(result.folder, result.metrics)
 
@@ -306,8 +307,9 @@ def demo(
     Example: muki demo
     """
     from muki.demo import run_demo
+    from muki.run_folder import RunFolder
 
-    _Run.config = output / "run" / "config.yaml"
+    _Run.config = RunFolder(output / "run").config
     result = run_demo(output)
     _show(result.folder, result.metrics)
 

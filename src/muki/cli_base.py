@@ -91,5 +91,5 @@ def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool
     if file.name == "config.yaml" and RunFolder(file.parent).is_run:
         config.output = str(file.parent)  # a run's own file: the run is wherever its folder was moved to
     config = config.absolute()
-    CurrentRun.config = None if only_looks else Path(config.output) / "config.yaml"
+    CurrentRun.config = None if only_looks else RunFolder(Path(config.output)).config
     return config

@@ -10,8 +10,7 @@ import numpy as np
 
 from muki.evaluation.contest import ESTIMATED_FOREIGN, FOREIGN, contest
 from muki.evaluation.table import table
-from muki.formulas import Array, softmax
-from muki.integration.supervision import integrate_distributions
+from muki.formulas import Array, integrate_distributions, softmax
 from muki.labels import LabelSpace
 from muki.teachers.outputs import TeacherOutputs, teacher_certainty
 from muki.texts import Text

@@ -229,12 +229,16 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
     from muki.student.training import train_student
 
     own = run is None
-    run, _, space = _scored(config, run)
+    run, records, space = _scored(config, run)
     if config.method.student == "none":
         return ""
     if config.method.student == "merged":
-        from muki.student.merging import merge_teachers
+        from muki.student.merging import merge_fingerprint, merge_teachers
+        from muki.student.saving import is_saved
 
+        key = merge_fingerprint([one.fingerprint for one in records], space, records[0].settings["max_length"])
+        if is_saved(key, run.student, run.training):
+            return key
         factories = _factories(config, sources or Sources())
         return merge_teachers(factories, space, folder=run.student, record=run.training)
     require_supervision(config, run)

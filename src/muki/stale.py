@@ -1,4 +1,4 @@
-"""What lies in a run's folder must be of the run's settings, scores and texts, and not of earlier ones."""
+"""Refuse supervision or a student made from other settings, scores or texts than the run's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The neutral view: the student's encoder, before any training, looks at every text.
+"""The neutral view: embeddings of every text by the student's encoder, before any training.
 
 It belongs to no teacher, so that texts of all teachers can be compared in it. Mean over the tokens of the last hidden
 states: what sentence encoders are trained for. One deterministic pass for each text; one file for each shard. The

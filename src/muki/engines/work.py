@@ -17,7 +17,7 @@ from muki.progress import Advance
 from muki.teachers.loading import Teacher
 from muki.teachers.records import TeacherRecord
 from muki.teachers.scoring import SCORING_VERSION, Passes, score_texts
-from muki.teachers.store import Source, why_pending, write_outputs
+from muki.teachers.store import MadeFrom, why_pending, write_outputs
 from muki.texts import Shard, TextShards
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Pair:
     texts: TextShards
     shard: Shard
     path: Path
-    source: Source
+    source: MadeFrom
 
     @property
     def pending(self) -> str | None:
@@ -93,9 +93,9 @@ class Pair:
         return why_pending(self.path, self.source)
 
 
-def shard_source(record: TeacherRecord, shard: Shard, settings: ScoringSettings) -> Source:
+def shard_source(record: TeacherRecord, shard: Shard, settings: ScoringSettings) -> MadeFrom:
     """What a shard's outputs are keyed by."""
-    return Source(
+    return MadeFrom(
         teacher=record.fingerprint,
         texts=shard.fingerprint,
         settings=fingerprint(SCORING_VERSION, record.settings, settings.passes.seed),

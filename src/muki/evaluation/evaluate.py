@@ -25,11 +25,10 @@ from muki.evaluation.metrics import (
 )
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.files import read_json
-from muki.formulas import Array, softmax
+from muki.formulas import Array, integrate_distributions, softmax
 from muki.integration.pool import load_outputs, scored_pool
 from muki.integration.router import Routing, gold_routing, plain_distributions
 from muki.integration.store import Supervision, load_supervision
-from muki.integration.supervision import integrate_distributions
 from muki.labels import LabelSpace
 from muki.methods import preset_name
 from muki.routing.scores import available, fit_scores, routing_scores

@@ -23,7 +23,7 @@ from muki.methods import Method
 from muki.run_folder import RunFolder, Split
 from muki.scored import scored_teachers, scored_texts
 from muki.teachers.outputs import TeacherOutputs
-from muki.teachers.store import Source, read_outputs
+from muki.teachers.store import MadeFrom, read_outputs
 from muki.texts import Shard, TextShards
 from muki.view import NeutralView, neutral_view
 
@@ -46,7 +46,7 @@ class ScoredPool:
     space: LabelSpace
     shards: list[str]
     folders: list[Path]
-    sources: list[list[Source]]
+    sources: list[list[MadeFrom]]
     rows: list[int]
     view: NeutralView | None = None
     gold: list[dict[int, int]] | None = None
@@ -129,7 +129,7 @@ def load_outputs(config: RunConfig, run: RunFolder, split: Split, *, features: b
     return result
 
 
-def _usable(path: Path, wanted: Source) -> TeacherOutputs:
+def _usable(path: Path, wanted: MadeFrom) -> TeacherOutputs:
     found = read_outputs(path)
     problem = "missing or damaged" if found is None else found[1].serves(wanted)
     if found is None or problem:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from muki.files import digests, read_json, replacing, unchanged, write_json
-from muki.formulas import Array
+from muki.formulas import Array, integrate_distributions
 from muki.integration.pool import GoldRouter, ScoredPool
 from muki.integration.router import Router, Routing
 from muki.integration.store import SUMMARY, Supervision, save_supervision
-from muki.integration.supervision import integrate_distributions, mean_one, one_hot, raw_weights
+from muki.integration.supervision import mean_one, one_hot, raw_weights
 from muki.labels import LabelSpace
 from muki.methods import Method
 from muki.teachers.outputs import teacher_predictions

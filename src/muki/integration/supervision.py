@@ -1,6 +1,8 @@
 """Golden supervision: the distribution over the union that gold labels would have given, rebuilt from the teachers.
 
-g(y|x) = Σ_i w_i(x) · pad_i( p_i(y|x) )                         (METHOD: Li et al. 2022, arXiv 2210.05230)
+    g(y|x) = Σ_i w_i(x) · pad_i( p_i(y|x) )                     (Li et al. 2022, arXiv 2210.05230)
+
+is `muki.formulas.integrate_distributions`; here is how much each text counts when a student learns it.
 """
 
 from __future__ import annotations
@@ -9,12 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from muki.errors import TextsError
-from muki.formulas import Array, integrate_distributions, pad
+from muki.formulas import Array
 from muki.integration.router import Routing
 from muki.methods import Method
 from muki.routing.weights import margin
-
-__all__ = ["integrate_distributions", "mean_one", "one_hot", "pad", "raw_weights", "right_probability"]
 
 
 def one_hot(gold: NDArray[np.int64], n_labels: int) -> Array:

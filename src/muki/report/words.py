@@ -215,8 +215,8 @@ def _expected(facts: Facts) -> list[Remark]:
         Remark(
             "plain" if share >= _WELL_ROUTED else "warn",
             f"{said} This is an estimate without labels; on nearly all pools with known labels its calibration error "
-            "was 1 to 10 points, and on three, with weak teachers or very short texts, 12 to 26, the estimate being far "
-            "too high. A teacher that knows the answer can still be wrong.",
+            "was 1 to 10 points, and on three, with weak teachers or very short texts, 12 to 26, the estimate being "
+            "far too high. A teacher that knows the answer can still be wrong.",
         )
     ]
 
@@ -231,8 +231,8 @@ def _refinement(facts: Facts) -> list[Remark]:
         return [
             Remark(
                 "warn",
-                "The student's encoder gave no view of the texts, or there were too few texts to judge it by, so it did "
-                "not correct the teachers' scores.",
+                "The student's encoder gave no view of the texts, or there were too few texts to judge it by, so it "
+                "did not correct the teachers' scores.",
             )
         ]
     judges = f"by estimates without labels it is right on {percent(view, 0)} of the texts"

@@ -76,7 +76,7 @@ def tempered(voices: Sequence[Array], exponents: Array) -> Array:
 
 
 def temper(voices: Sequence[Array], choices: NDArray[np.int64], start: Array) -> Array:
-    """The κ_j in (0, 3) with which `Π_j w_j^κ_j` predicts an independent judge's choices best, shape (J,).
+    """The κ_j in [0.002, 2.7] with which `Π_j w_j^κ_j` predicts an independent judge's choices best, shape (J,).
 
     Args:
         voices: log weights, each of shape (n, N).

@@ -1,4 +1,4 @@
-"""Foreign texts: those that belong to none of the labels.
+"""Foreign texts: those that belong to none of the labels (the literature's out-of-scope or out-of-distribution texts).
 
 A foreign text is unusual for every teacher, and in the neutral view it has no near neighbours among the texts that the
 teachers know best (half of the pool: foreign texts of one topic would else be neighbours to each other). Standardised
@@ -8,9 +8,8 @@ them, and the excess is foreign:
 
     P(foreign | x) = max(0.01 Φ((x − m) / h), 1 − f(2m − x) / f(x))    and never less for a text farther out
 
-with h the width of the left side; the floor keeps the order of texts where nothing is in excess
-
-(a local false discovery rate: Efron 2004; here the null distribution comes from symmetry.)
+Here h is the width of the left side, and the floor keeps the texts in order where nothing is in excess. This is a local
+false discovery rate (Efron 2004) whose null distribution comes from symmetry.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@ classifier over the union that has seen no teacher:
 
     P(y | v) = softmax_y( (cos(v, name_y) − mean_y) / deviation_y ),      w_i ∝ Σ_{y ∈ L_i} P(y | v) p_i(y | x)
 
-It finds all labels alike, and so a teacher of many as likely as its labels are many: that is what a teacher's uniform
-prior over L_i would take away again, so that neither is in the formula. How much the names agree with each teacher is
-one more routing score (zero-shot classification by embeddings: Veeranna et al.,
-ESANN 2016; Yin et al. 2019, arXiv 1909.00161). Names may also say nothing: `LABEL_3`, codes, another language. So each
-teacher is asked, among its own labels and on the texts that it is surest to own, whether it chooses as the names do. It
-learned its classes from texts and knows nothing of their names, so that agreement beyond chance shows that the names
-mean what they say.
+This classifier treats all labels alike, so a teacher's prior grows with |L_i|. Equal priors for the teachers would
+divide by |L_i|; dividing out the teacher's own uniform prior, as `refinement.py` does, would multiply by it. The two
+cancel. How much the names agree with each teacher is one more routing score (zero-shot classification by embeddings:
+Veeranna et al., ESANN 2016; Yin et al. 2019, arXiv 1909.00161).
+
+Names may also say nothing: `LABEL_3`, codes, another language. So each teacher is asked, among its own labels and on
+the texts that it is surest to own, whether it chooses as the names do. It learned its classes from texts and knows
+nothing of their names, so agreement beyond chance shows that the names mean what they say.
 """
 
 from __future__ import annotations

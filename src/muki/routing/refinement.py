@@ -58,7 +58,7 @@ class Neighbourhood:
 
     @cached_property
     def second_moments(self) -> list[Array]:
-        """For each fold the mean of v vᵀ over the texts of all others, shape (H, H): the same in every round of EM."""
+        """For each fold the mean of v vᵀ over the texts of all others, shape (D, D): the same in every round of EM."""
         own = [self.view[self.folds == fold] for fold in range(FOLDS)]
         total = self.view.T @ self.view
         return [(total - view.T @ view) / max(len(self.view) - len(view), 1) for view in own]

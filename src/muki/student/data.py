@@ -54,7 +54,7 @@ class SupervisionCollator:
 
 
 class LengthGrouped(Sampler[int]):
-    """Texts in random order, but with texts of similar length in each batch, so that little of it is padding.
+    """Texts in random order, but with texts of similar length in each batch, so that batches contain little padding.
 
     Each epoch deals the texts at random into groups of eight batches, sorts each group by length, and shuffles the
     batches. What an epoch's order is depends on seed and epoch alone, so that a training that was stopped goes on with

@@ -19,7 +19,7 @@ from torch import nn
 from muki.errors import StudentError
 from muki.files import fingerprint
 from muki.labels import LabelSpace
-from muki.student.saving import is_saved, save_student
+from muki.student.saving import save_student
 from muki.teachers.bases import Base, base_of, plain_model, require_one_base
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ State = dict[str, torch.Tensor]
 
 
 def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *, folder: Path, record: Path) -> str:
-    """Average the teachers' weights, one teacher in memory at a time, and save the result.
+    """Average the teachers' weights, two of them in memory at a time, and save the result.
 
     Args:
         factories: each teacher's name and a function that loads it.
@@ -61,8 +61,6 @@ def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *
         logger.info("merging: %s added", name)
     assert first is not None
     key = merge_fingerprint(fingerprints, space, first.max_length)
-    if is_saved(key, folder, record):
-        return key
     student = _empty(first, space)
     student.load_state_dict({name: value / len(fingerprints) for name, value in total.items()})
     about = {"fingerprint": key, "seconds": 0.0, "steps": 0, "merged": list(factories)}

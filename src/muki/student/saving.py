@@ -22,7 +22,7 @@ def is_saved(key: str, folder: Path, record: Path) -> bool:
         logger.info("student: reusing %s (same supervision or teachers, same settings)", folder)
         return True
     if folder.exists():
-        logger.info("student: made anew, of other supervision or settings; the one in %s is replaced", folder)
+        logger.info("student: supervision or settings have changed; it is made anew and replaces the one in %s", folder)
     return False
 
 

@@ -19,7 +19,7 @@ _OPTIONAL = ("features", "states")
 
 
 @dataclass(frozen=True)
-class Source:
+class MadeFrom:
     """What a shard's outputs were made from.
 
     Attributes:
@@ -36,7 +36,7 @@ class Source:
     passes: str
     keep: str = ""
 
-    def serves(self, wanted: Source) -> str | None:
+    def serves(self, wanted: MadeFrom) -> str | None:
         """None where outputs of this source can be used for `wanted`, else what has changed.
 
         Outputs with dropout passes or features also serve where none are wanted: the deterministic pass is always
@@ -50,7 +50,7 @@ class Source:
         return f"changed: {', '.join(changed)}" if changed else None
 
 
-def write_outputs(path: Path, outputs: TeacherOutputs, source: Source) -> None:
+def write_outputs(path: Path, outputs: TeacherOutputs, source: MadeFrom) -> None:
     """Write one shard's outputs, with what they were made from and a digest of the content."""
     columns = {
         "row": pa.array(outputs.rows),
@@ -67,12 +67,12 @@ def write_outputs(path: Path, outputs: TeacherOutputs, source: Source) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_outputs(path: Path) -> tuple[TeacherOutputs, Source] | None:
+def read_outputs(path: Path) -> tuple[TeacherOutputs, MadeFrom] | None:
     """Read one shard's outputs and their source; None where the file is absent, cut short or altered."""
     try:
         table = pq.read_table(path)
         metadata = table.schema.metadata or {}
-        source = Source(**json.loads(metadata[b"muki.source"]))
+        source = MadeFrom(**json.loads(metadata[b"muki.source"]))
         outputs = TeacherOutputs(
             rows=table["row"].to_numpy(),
             passes=table["passes"].to_numpy(),
@@ -87,7 +87,7 @@ def read_outputs(path: Path) -> tuple[TeacherOutputs, Source] | None:
     return (outputs, source) if metadata.get(b"muki.digest") == _digest(outputs).encode() else None
 
 
-def why_pending(path: Path, wanted: Source) -> str | None:
+def why_pending(path: Path, wanted: MadeFrom) -> str | None:
     """Why a shard must be scored: `absent`, `damaged`, or what has changed; None where its file can be used."""
     if not path.exists():
         return "absent"

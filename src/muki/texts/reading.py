@@ -36,7 +36,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns (or JSON keys) hold what. Only `text` must exist; `id` falls back to the row number."""
+    """Which columns (or JSON keys) hold what; all that are named must be there.
+
+    Without `id` a column called "id" is taken where there is one, else the row number.
+    """
 
     text: str = "text"
     text_pair: str | None = None
