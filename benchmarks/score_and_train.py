@@ -67,7 +67,7 @@ def main() -> None:
         config = run_config(Path(folder), args.work / args.name, pool)
         seconds_scoring = timed(partial(pipeline.score, config)) + timed(partial(pipeline.supervise, config))
         space = LabelSpace.load(RunFolder(Path(config.output)).labels)
-        supervision, _ = load_supervision(RunFolder(Path(config.output)).supervision)
+        supervision = load_supervision(RunFolder(Path(config.output)).supervision)
         assert space is not None
         rows: list[dict[str, Any]] = []
         for seed in range(args.seeds):

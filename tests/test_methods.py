@@ -133,7 +133,7 @@ def test_dfa_continues_from_a_checkpoint_with_its_blocks(settings: Any, monkeypa
 
 def test_uhc_reads_each_teachers_own_distribution(settings: Any):
     result = run(settings, "uhc")
-    supervision, _ = load_supervision(result.folder / "supervision")
+    supervision = load_supervision(result.folder / "supervision")
     assert supervision.teachers is not None
     assert supervision.teachers.shape == (40, 6)
     np.testing.assert_allclose(supervision.teachers.sum(axis=-1), 2.0, atol=1e-5)
@@ -224,7 +224,7 @@ def test_oracle_routes_by_the_gold_label_and_ignores_what_belongs_to_nobody(
     settings: Any, tmp_path: Path, pool_texts: list[str]
 ):
     result = run(settings, "oracle", texts=gold_pool(tmp_path, pool_texts))
-    supervision, _ = load_supervision(result.folder / "supervision")
+    supervision = load_supervision(result.folder / "supervision")
     owner = np.array([0, 0, 0, 1, 1, 1, -1, 0] * 5)
     known = owner >= 0
     assert (supervision.routing.argmax(axis=-1)[known] == owner[known]).all()
@@ -235,7 +235,7 @@ def test_oracle_routes_by_the_gold_label_and_ignores_what_belongs_to_nobody(
 
 def test_supervised_learns_the_gold_label_itself(settings: Any, tmp_path: Path, pool_texts: list[str]):
     result = run(settings, "supervised", texts=gold_pool(tmp_path, pool_texts))
-    supervision, _ = load_supervision(result.folder / "supervision")
+    supervision = load_supervision(result.folder / "supervision")
     assert supervision.target[:8].argmax(axis=-1).tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
     assert supervision.target.sum(axis=-1)[6] == 0
     assert set(np.unique(supervision.target)) == {0.0, 1.0}
@@ -254,7 +254,7 @@ def test_gold_labels_change_nothing_for_other_methods(settings: Any, tmp_path: P
     texts = gold_pool(tmp_path, pool_texts)
     first = run(settings, "vanilla-kd", texts=texts, output=str(tmp_path / "with"))
     second = run(settings, "vanilla-kd", texts={**texts, "label": None}, output=str(tmp_path / "without"))
-    (a, _), (b, _) = load_supervision(first.folder / "supervision"), load_supervision(second.folder / "supervision")
+    a, b = load_supervision(first.folder / "supervision"), load_supervision(second.folder / "supervision")
     np.testing.assert_array_equal(a.target, b.target)
     np.testing.assert_array_equal(a.weight, b.weight)
 
@@ -266,7 +266,7 @@ def test_the_default_goes_the_whole_way_with_teachers_of_different_bases(setting
     config = make_config(content, "test")
     assert preset_name(config.method) == "muki-plus"
     result = stages.run_all(config)
-    supervision, _ = load_supervision(result.folder / "supervision")
+    supervision = load_supervision(result.folder / "supervision")
     np.testing.assert_allclose(supervision.routing.sum(axis=-1), 1.0, atol=1e-5)
     np.testing.assert_allclose(supervision.target.sum(axis=-1), 1.0, atol=1e-5)
     assert supervision.weight.mean() == pytest.approx(1.0, abs=1e-5)

@@ -235,7 +235,7 @@ def test_a_hard_method_hears_whom_its_own_score_chose(
     run = RunFolder(make_run(tmp_path, teachers, encoder, texts, [], method=method))
     space = LabelSpace.load(run.labels)
     assert space is not None
-    heard, _ = load_supervision(run.supervision)
+    heard = load_supervision(run.supervision)
     others = 1 - heard.routing.astype(np.float64)
     monkeypatch.setattr("muki.report.evidence.teacher_certainty", lambda outputs: others)
     seen = gather(run, load_config(run.config), space)

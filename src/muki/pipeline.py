@@ -242,15 +242,11 @@ def train(config: RunConfig, sources: Sources | None = None, run: RunFolder | No
         factories = _factories(config, sources or Sources())
         return merge_teachers(factories, space, folder=run.student, record=run.training)
     require_supervision(config, run)
-    supervision, key = load_supervision(run.supervision)
+    supervision = load_supervision(run.supervision)
     with run.lock("train") if is_first() else nullcontext(), _timed(run, "train"):
         if own and is_first():
             run.keep_settings(config, "method", "student", "training")  # before: a stopped one goes on with them
-        return train_student(
-            scored_texts(run, "pool"), supervision, key, space, config.student, config.training,
-            folder=run.student, checkpoints=run.checkpoints, record=run.training,
-            objective=config.method.objective, trust_remote_code=config.trust_remote_code,
-        )  # fmt: skip
+        return train_student(config, run, scored_texts(run, "pool"), supervision, space)
 
 
 def evaluate(config: RunConfig, run: RunFolder | None = None) -> dict[str, Any]:

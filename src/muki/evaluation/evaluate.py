@@ -56,7 +56,7 @@ def evaluate(run: RunFolder, config: RunConfig, space: LabelSpace) -> dict[str, 
     if config.method.student != "none":
         student.require()
     pool = scored_texts(run, "pool")
-    supervision, _ = load_supervision(run.supervision)
+    supervision = load_supervision(run.supervision)
     metrics: dict[str, Any] = {
         "format": FORMAT,
         "labels": list(space.labels),

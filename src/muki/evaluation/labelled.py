@@ -42,7 +42,7 @@ def evaluate_labelled(run: RunFolder, config: RunConfig, space: LabelSpace, path
         TextsError: no label is filled in, none is of the union, or a line is no text of this run's pool.
     """
     pool = TextShards.load(run.texts("pool"))
-    supervision, fingerprint = load_supervision(run.supervision)
+    supervision = load_supervision(run.supervision)
     assert pool is not None  # there is supervision
     filled = _filled(path)
     outside = Counter(label for _, label in filled if label not in space.label2id)
@@ -70,7 +70,7 @@ def evaluate_labelled(run: RunFolder, config: RunConfig, space: LabelSpace, path
     student = _student(run, config, pool, supervision.rows, rows)
     return {
         "source": Path(path).name,
-        "supervision": fingerprint,
+        "supervision": supervision.fingerprint,
         "texts": len(rows),
         "left_out": dict(outside),
         "student": classification_metrics(student, gold, space.labels),

@@ -40,7 +40,7 @@ def measure_pool(run: RunFolder, config: RunConfig, gold_labels: Sequence[str]) 
         gold_labels: of the pool's texts, in order; labels outside the union belong to nobody.
     """
     space = scored_labels(run)
-    supervision, _ = load_supervision(run.supervision)
+    supervision = load_supervision(run.supervision)
     outputs = load_outputs(config, run, "pool")
     said = right_probability(supervision.routing.astype(np.float64), teacher_predictions(outputs, space))
     columns = list(space.columns.values())

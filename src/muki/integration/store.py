@@ -24,13 +24,15 @@ class Supervision:
 
     Attributes:
         rows: row ids, shape (n,).
-        target: what the student is to predict, shape (n, C), rows sum to 1.
+        target: what the student is to predict, shape (n, C), rows sum to 1 (to 0 where a ceiling's gold label is no
+            teacher's).
         weight: how much each text counts, shape (n,), mean 1 over the pool.
         routing: routing weights, shape (n, N), rows sum to 1.
         scores: routing scores, shape (n, N).
         foreign: how likely a text belongs to nobody, shape (n,); only where the method looks for it.
         teachers: the teachers' own distributions side by side, shape (n, Σ C_i); only for objectives that learn them.
         states: mean hidden states of each teacher, shapes (n, layers + 1, H_i); only for objectives that imitate them.
+        fingerprint: of all that it was made from; empty for a part that is still to be written.
     """
 
     rows: NDArray[np.int64]
@@ -41,6 +43,7 @@ class Supervision:
     foreign: NDArray[np.float32] | None = None
     teachers: NDArray[np.float32] | None = None
     states: tuple[NDArray[np.float16], ...] = ()
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,8 +71,8 @@ def save_supervision(path: Path, part: Supervision) -> None:
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 
-def load_supervision(folder: Path) -> tuple[Supervision, str]:
-    """Read the whole supervision and its fingerprint.
+def load_supervision(folder: Path) -> Supervision:
+    """Read the whole supervision.
 
     Raises:
         RunFolderError: the stage is not finished.
@@ -79,7 +82,7 @@ def load_supervision(folder: Path) -> tuple[Supervision, str]:
     table = pa.concat_tables(tables).combine_chunks()
 
     states = sorted(name for name in table.column_names if name.startswith("states_"))
-    supervision = Supervision(
+    return Supervision(
         rows=table["row"].to_numpy(),
         target=matrix(table["target"]),
         weight=table["weight"].to_numpy(),
@@ -88,8 +91,8 @@ def load_supervision(folder: Path) -> tuple[Supervision, str]:
         foreign=table["foreign"].to_numpy() if "foreign" in table.column_names else None,
         teachers=matrix(table["teachers"]) if "teachers" in table.column_names else None,
         states=tuple(matrix(table[name]) for name in states),
+        fingerprint=str(summary["fingerprint"]),
     )
-    return supervision, str(summary["fingerprint"])
 
 
 def average_weight(folder: Path) -> float:

@@ -72,7 +72,7 @@ def gather(run: RunFolder, config: RunConfig, space: LabelSpace) -> PoolEvidence
         RunFolderError: a stage is not finished.
     """
     pool = scored_texts(run, "pool")
-    supervision, _ = load_supervision(run.supervision)
+    supervision = load_supervision(run.supervision)
     outputs = load_outputs(config, run, "pool")
     rows = asked_rows(supervision.rows, config.training.holdout, config.training.seed)
     sure = teacher_certainty(outputs)

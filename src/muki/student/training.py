@@ -14,12 +14,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from muki.batches import tokenize
 from muki.checkpoints import folder_fingerprint
-from muki.config import StudentConfig, TrainingConfig
+from muki.config import RunConfig, StudentConfig, TrainingConfig
 from muki.errors import StudentError, first_line
 from muki.files import fingerprint, read_json, remove, write_json
 from muki.integration.store import Supervision
 from muki.labels import LabelSpace
 from muki.progress import clock
+from muki.run_folder import RunFolder
 from muki.student.data import SupervisedTexts, SupervisionCollator, split_holdout
 from muki.student.head import fit_head
 from muki.student.model import load_student
@@ -38,33 +39,16 @@ TRAINING_VERSION = 3  # raise when the same supervision and settings make anothe
 
 
 def train_student(
-    texts: TextShards,
-    supervision: Supervision,
-    supervision_key: str,
-    space: LabelSpace,
-    student: StudentConfig,
-    training: TrainingConfig,
-    *,
-    folder: Path,
-    checkpoints: Path,
-    record: Path,
-    objective: str = "kl",
-    trust_remote_code: bool = False,
+    config: RunConfig, run: RunFolder, texts: TextShards, supervision: Supervision, space: LabelSpace
 ) -> str:
     """Train the student and save it; continues from a checkpoint of the same training, if there is one.
 
     Args:
+        config: what it starts from, how it is trained, and what it minimises.
+        run: where the student, its record and, while training lasts, its checkpoints go.
         texts: the pool.
         supervision: for each of its texts, in the same order.
-        supervision_key: fingerprint of the supervision.
         space: the label space.
-        student: what it starts from.
-        training: how.
-        folder: where the `save_pretrained` folder goes; written whole or not at all.
-        checkpoints: where checkpoints lie while training lasts; removed at the end.
-        record: JSON about the training: fingerprint, steps, losses, seconds.
-        objective: what it minimises, by the method's name for it.
-        trust_remote_code: run code that comes with the checkpoint.
 
     Returns:
         the fingerprint of this student.
@@ -72,21 +56,22 @@ def train_student(
     Raises:
         StudentError: it cannot be loaded, its memory does not suffice, or its training diverged.
     """
-    key = student_fingerprint(supervision_key, student, training, space)
-    if is_saved(key, folder, record):
+    student, training = config.student, config.training
+    key = student_fingerprint(supervision.fingerprint, student, training, space)
+    if is_saved(key, run.student, run.training):
         return key
     model, tokenizer = load_student(
-        student.model, space.labels, seed=training.seed, trust_remote_code=trust_remote_code
+        student.model, space.labels, seed=training.seed, trust_remote_code=config.trust_remote_code
     )
     max_length = usable_length(model.config, tokenizer, student.max_length, "student")
     encodings = tokenize(tokenizer, list(texts), max_length, student.prefix)
     train_index, holdout_index = split_holdout(supervision.rows, training.holdout, training.seed)
-    resume = _matching_checkpoint(checkpoints, key)
-    minimised = make_objective(objective, model, supervision, space, training.seed)
+    resume = _matching_checkpoint(run.checkpoints, key)
+    minimised = make_objective(config.method.objective, model, supervision, space, training.seed)
     if any(True for _ in minimised.parameters()):
         cast(Any, model).blocks = minimised  # a part of the model while it trains: optimised, saved and resumed with it
     taught, held_out = (SupervisedTexts(encodings, supervision, index) for index in (train_index, holdout_index))
-    trainer = _trainer(model, minimised, tokenizer, taught, held_out, training, checkpoints)
+    trainer = _trainer(model, minimised, tokenizer, taught, held_out, training, run.checkpoints)
     logger.info("training on %d texts, %d held out to choose the checkpoint", len(taught), len(held_out))
     start = time.monotonic()
     try:
@@ -102,9 +87,9 @@ def train_student(
             del model.blocks
         about = _about(trainer, key, seconds, len(taught), len(held_out))
         about["settings"] = training_settings(student, training)
-        save_student(trainer.model, tokenizer, max_length, folder, record, about)
-        remove(checkpoints)
-        logger.info("student: trained in %s, saved in %s", clock(seconds), folder)
+        save_student(trainer.model, tokenizer, max_length, run.student, run.training, about)
+        remove(run.checkpoints)
+        logger.info("student: trained in %s, saved in %s", clock(seconds), run.student)
     return key
 
 
