@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from muki.experiments.tasks import read_data
 from muki.integration.fitting import fit_router
 from muki.integration.router import usual_of
-from muki.pipeline import load_from_config
+from muki.preparation import load_from_config
 from muki.routing.density import unit_length
 from muki.routing.foreign import ForeignTexts
 from muki.teachers.outputs import TeacherOutputs

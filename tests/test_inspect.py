@@ -24,7 +24,7 @@ from muki.inspection.look import Inspection, inspect
 from muki.inspection.render import cost_line, rendered, size
 from muki.inspection.texts import guess_language, look
 from muki.labels import union
-from muki.pipeline import load_from_config
+from muki.preparation import load_from_config
 from muki.teachers.loading import Teacher
 from muki.texts import Text
 

@@ -18,7 +18,8 @@ from test_never_lose_work import files
 
 from muki.config import RunConfig, make_config
 from muki.errors import ConfigError, TeacherError
-from muki.pipeline import Sources, prepare, score
+from muki.pipeline import score
+from muki.preparation import Sources, prepare
 from muki.run_folder import RunFolder
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")

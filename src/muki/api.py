@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from muki.config import IN_MEMORY, make_config
 from muki.errors import ConfigError
 from muki.methods import DEFAULT_METHOD
-from muki.pipeline import Result, Sources, run_all
+from muki.pipeline import Result, run_all
+from muki.preparation import Sources
 
 if TYPE_CHECKING:
     from muki.methods import Method

@@ -15,8 +15,8 @@ from muki.formulas import Array
 from muki.integration.pool import scored_pool
 from muki.integration.store import average_weight
 from muki.integration.supervision import raw_weights, right_probability
-from muki.pipeline import load_from_config
 from muki.predict import Classifier
+from muki.preparation import load_from_config
 from muki.run_folder import RunFolder
 from muki.scored import scored_teachers, scored_texts
 from muki.stale import require_student, require_supervision

@@ -20,7 +20,7 @@ from muki.inspection.findings import Finding
 from muki.inspection.texts import TextsLook, look
 from muki.integration.fitting import fit_router
 from muki.labels import LabelSpace, union
-from muki.pipeline import load_from_config
+from muki.preparation import load_from_config
 from muki.routing.scores import available, parts_of
 from muki.student.model import load_tokenizer
 from muki.teachers.bases import Base, base_of, difference
