@@ -97,7 +97,8 @@ def _of_setting(name: str, records: Sequence[Record]) -> list[Table]:
         gaps = _gaps(trained)
         if len(gaps) > 1:
             note = (
-                "(method − vanilla-kd) / (oracle − vanilla-kd), of mean accuracies over the seeds that all three have."
+                "(method − vanilla-kd) / (oracle − vanilla-kd), of mean accuracies over the seeds that all three have; "
+                "where the oracle is ahead by more than chance (paired bootstrap)."
             )
             found.append(Table(f"{name}: recovered gap", note, gaps))
         found += [
@@ -178,7 +179,8 @@ def _gaps(records: Sequence[Record]) -> list[list[str]]:
         for name in data:
             here = chosen(records, data=name)
             three = in_common([chosen(here, method=one) for one in (method, "vanilla-kd", "oracle")])
-            gap = recovered_gap(*(_mean(one, "accuracy") for one in three)) if three[0] else None
+            led = bool(three[0]) and better(three[2], three[1])
+            gap = recovered_gap(*(_mean(one, "accuracy") for one in three)) if led else None
             found += [] if gap is None else [gap]
             cells.append("–" if gap is None else f"{gap:.2f}{_fewer(three[0], here)}")
         rows.append([method, *cells, f"{np.mean(found):.2f}" if found else "–"])
