@@ -12,12 +12,13 @@ from muki.cli import _Run, app
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
 
 
-def invoke(*args: object, stdin: bytes | None = None) -> Result:
-    """Run a command, with these bytes as its standard input."""
+def invoke(*args: object, stdin: bytes | None = None, **environment: str) -> Result:
+    """Run a command, with these bytes as its standard input and these variables in its environment."""
     logger = logging.getLogger("muki")
     before = logger.handlers[:], logger.level, logger.propagate
     try:
-        return CliRunner(env=QUIET).invoke(app, [*map(str, args)], input=stdin, catch_exceptions=False)
+        runner = CliRunner(env={**QUIET, **environment})
+        return runner.invoke(app, [*map(str, args)], input=stdin, catch_exceptions=False)
     finally:
         logger.handlers[:], level, logger.propagate = before
         logger.setLevel(level)

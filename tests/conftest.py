@@ -11,6 +11,8 @@ from tiny import WORDS, save_encoder, save_teacher
 
 from muki.cli import _Run
 
+pytest_plugins = ["commands", "runs", "refused", "interrupting"]  # for their fixtures, and asserts that show values
+
 torch.set_num_threads(1)  # tiny models; several test processes share the cores
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import yaml
 from commands import invoke
+from interrupting import counted, stop_after_first
 from pydantic import ValidationError
-from test_resume import counted, stop_after_first
 from tiny import WORDS
 
 from muki import finetuning

@@ -1,0 +1,79 @@
+"""`muki predict`: ids, order, pairs, standard input, and how many tokens a student reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from commands import invoke, works
+from conftest import write_jsonl
+from runs import Folder
+from tiny import WORDS
+from transformers import pipeline
+
+from muki.predict import saved_length
+
+
+def test_predict_keeps_ids_and_order_over_chunks_and_gives_the_pipelines_scores(tmp_path: Path, finished: Folder):
+    words = WORDS.split()
+    texts = [" ".join(words[i % 47 : i % 47 + 1 + i % 6]) for i in range(1100)]
+    texts[500] = ""
+    rows: list[dict[str, object]] = [{"id": f"no-{7 * i % 1100}", "text": text} for i, text in enumerate(texts)]
+    output = tmp_path / "out.jsonl"
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    result = works("predict", finished.root / "student", "--texts", source, "--output", output)
+    assert result.stdout == f"1100 predictions in {output}\n"
+    predictions = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [one["id"] for one in predictions] == [row["id"] for row in rows]
+    labels = finished.space["labels"]
+    assert all(list(one["probabilities"]) == labels for one in predictions)
+    found = np.array([list(one["probabilities"].values()) for one in predictions])
+    np.testing.assert_allclose(found, finished.classify(texts), atol=1e-5)
+    assert [one["label"] for one in predictions] == [labels[i] for i in found.argmax(axis=1)]
+    np.testing.assert_allclose([one["score"] for one in predictions], found.max(axis=1))
+
+
+def test_predictions_without_ids_are_numbered(tmp_path: Path, finished: Folder):
+    (tmp_path / "in.txt").write_text("a late goal\n\nthe bank\n", encoding="utf-8")
+    works(
+        "predict", finished.root / "student", "--texts", tmp_path / "in.txt", "--output", tmp_path / "o" / "out.jsonl"
+    )
+    lines = (tmp_path / "o" / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["0", "1", "2"]
+
+
+def test_predict_is_a_filter_too(tmp_path: Path, finished: Folder):
+    lines = "a late goal\r\n\nthe bank, naïve\n".encode()
+    (tmp_path / "in.txt").write_bytes(lines)
+    student = finished.root / "student"
+    works("predict", student, "--texts", tmp_path / "in.txt", "--output", tmp_path / "out.jsonl")
+    result = works("-q", "predict", student, "--texts", "-", "--output", "-", stdin=lines)
+    assert result.stdout == (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    assert not Path("-").exists()
+    broken = invoke("predict", student, "--texts", "-", "--output", "-", stdin=b"fine\nna\xefve\n")
+    assert broken.exit_code == 2
+    assert "standard input, line 2: byte 3 (0xef) is not UTF-8" in broken.stderr
+
+
+def test_predict_reads_text_pairs(tmp_path: Path, finished: Folder):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a late goal", "text_pair": "the bank raised rates"}])
+    output = tmp_path / "out.jsonl"
+
+    works(
+        "predict", finished.root / "student", "--texts", source, "--output", output, "--text-pair-column", "text_pair"
+    )  # fmt: skip
+    use = pipeline("text-classification", model=str(finished.root / "student"), top_k=None)
+    expected = {
+        one["label"]: one["score"] for one in use({"text": "a late goal", "text_pair": "the bank raised rates"})
+    }
+    assert json.loads(output.read_text())["probabilities"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_student_reads_as_many_tokens_as_it_was_trained_on():
+    tokenizer = SimpleNamespace(model_max_length=1024)
+    assert saved_length(tokenizer) == 1024
+    tokenizer.model_max_length = int(1e30)  # what transformers writes for "unknown"
+    assert saved_length(tokenizer) == 512

@@ -1,0 +1,89 @@
+"""What was made with earlier settings does not pass for what the new ones would make."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import invoke, works
+from conftest import write_jsonl
+from runs import QUICK, Folder, write_yaml
+from tiny import WORDS
+
+import muki
+from muki import pipeline as stages
+from muki.config import load_config, make_config
+from muki.errors import RunFolderError, StaleError
+from muki.labels import LabelSpace
+from muki.preparation import Sources, cut_texts
+from muki.run_folder import RunFolder
+from muki.stale import require_supervision
+
+
+def test_a_student_of_earlier_settings_is_not_evaluated_as_one_of_the_new(tmp_path: Path, finished: Folder):
+    shutil.copytree(finished.root, tmp_path / "run")
+    content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
+    changed = make_config({**content, "method": "vanilla-kd", "output": str(tmp_path / "run")}, "test")
+    with pytest.raises(RunFolderError, match="made with other settings, scores or texts; run `muki supervise"):
+        stages.train(changed)
+    stages.supervise(changed)
+    with pytest.raises(RunFolderError, match="was made with other settings or supervision; run `muki train"):
+        stages.evaluate(changed)
+    longer = make_config(
+        {**content, "training": {**content["training"], "epochs": 9}, "output": str(tmp_path / "run")}, ""
+    )
+    stages.supervise(longer)
+    with pytest.raises(RunFolderError, match="was made with other settings or supervision; run `muki train"):
+        stages.evaluate(longer)
+    result = invoke("evaluate", write_yaml(tmp_path / "longer.yaml", longer.model_dump(mode="json", exclude_none=True)))
+    assert result.exit_code == 2
+    assert result.stderr.endswith(  # and no hint to continue, which would name the settings of before
+        f"muki: {tmp_path}/run/student: the student there was made with other settings or supervision; run `muki "
+        "train` first, with the run file and settings that you gave here\n"
+    )
+
+
+def test_a_student_of_earlier_settings_is_not_reported_as_one_of_the_new(tmp_path: Path, finished: Folder):
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    works("score", root, "--set", "method=vanilla-kd")
+    for command in (["report", root], ["evaluate", root, "--labels", root / "report" / "to-label.csv"]):
+        result = invoke(*command)
+        assert result.exit_code == 2
+        assert "the supervision there was made with other settings; run `muki supervise`" in result.stderr
+    works("supervise", root)
+    assert f"student: supervision or settings have changed; it is made anew and replaces the one in {root}/student" in (
+        works("train", root, "--set", "training.epochs=1").stderr
+    )
+    works("evaluate", root)  # the folder knows of it
+    works("report", root)
+    content = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    write_yaml(root / "config.yaml", {**content, "training": {**content["training"], "epochs": 2}})
+    assert "the student there was made with other settings; run `muki train`" in invoke("report", root).stderr
+
+
+def test_to_see_whether_supervision_is_stale_nothing_is_made_anew(tmp_path: Path, teachers: list[Path], encoder: Path):
+    texts = [f"{word} {i}" for i, word in enumerate(WORDS.split() * 4)]
+    settings: dict[str, Any] = {**QUICK, "method": "muki-plus"}
+    root = muki.integrate(list(map(str, teachers)), str(encoder), texts, output=tmp_path / "run", **settings).folder
+    view = {path: path.read_bytes() for path in (root / "view").rglob("*") if path.is_file()}
+    assert view
+    changed = load_config(root / "config.yaml", ["student.max_length=16"])
+    with pytest.raises(StaleError):
+        require_supervision(changed, RunFolder(root))
+    assert {path: path.read_bytes() for path in (root / "view").rglob("*") if path.is_file()} == view
+
+
+def test_scores_of_earlier_test_texts_are_not_evaluated_as_those_of_the_new(tmp_path: Path, finished: Folder):
+    shutil.copytree(finished.root, tmp_path / "run")
+    content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
+    other = write_jsonl(tmp_path / "test.jsonl", [{"text": f"a late goal {i}", "label": "sports"} for i in range(8)])
+    changed = make_config({**content, "test": {"path": str(other)}, "output": str(tmp_path / "run")}, "test")
+    run = RunFolder(tmp_path / "run")
+    space = LabelSpace.load(run.labels)
+    assert space is not None
+    cut_texts(changed, run, Sources(), space)  # as by a scoring that was stopped here
+    with pytest.raises(RunFolderError, match=r"scores cannot be used \(changed: texts\); run `muki score` first"):
+        stages.evaluate(changed)
