@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from muki.cli import app
 from muki.config import RunConfig, make_config
+from muki.engines.local import score_in_processes
 from muki.engines.work import Part
-from muki.errors import ConfigError
+from muki.errors import ConfigError, TeacherError
 from muki.pipeline import score
 from muki.teachers.store import read_outputs
 
@@ -194,21 +195,39 @@ def test_a_task_told_that_all_is_prepared_looks_at_neither_texts_nor_teachers_ag
     assert files(parts) == files(alone)
 
 
-def test_a_failing_process_is_named_and_the_rest_stays(many_shards: Callable[..., RunConfig], tmp_path: Path):
+def test_a_failing_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nfor last; do :; done\ntest "$last" != 2/2\n', encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(TeacherError) as caught:
+        score_in_processes(tmp_path / "run", 2)
+    assert str(caught.value) == (
+        "scoring: process 2 of 2 failed, see its message above; finished shards stay, run the same command again"
+    )
+    score_in_processes(tmp_path / "run", 3)  # 1/3, 2/3 and 3/3: none fails
+
+
+def test_what_processes_had_finished_when_all_were_killed_is_not_scored_again(
+    many_shards: Callable[..., RunConfig], tmp_path: Path
+):
     config = many_shards("run", processes=2)
     file = tmp_path / "run.yaml"
     config.save(file)
     command = [sys.executable, "-m", "muki", "score", str(file)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, env=os.environ)
     scores = Path(config.output) / "scores"
-    for _ in range(600):
+    for _ in range(2400):
         if list(scores.rglob("*.parquet")):
             break
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in scores.rglob("*.parquet")}
+    assert finished
     score(config.model_copy(update={"scoring": config.scoring.model_copy(update={"processes": 1})}))
     assert len(files(config)) == 20
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "-1/4"])

@@ -20,12 +20,14 @@ import yaml
 from commands import invoke, works
 from conftest import write_jsonl
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from test_report import Page, make_run
 from tiny import save_teacher
 
 from muki.errors import TextsError
 from muki.evaluation.labelled import _by_text
 from muki.evaluation.metrics import macro_f1_interval
+from muki.publishing import onnx
 from muki.run_folder import RunFolder
 from muki.teachers.provenance import provenance
 from muki.texts import Text
@@ -310,16 +312,22 @@ def test_a_run_without_a_card_is_not_pushed(run: Path, hub: Hub, tmp_path: Path)
 # --- ONNX ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_onnx_file_gives_the_students_answers(run: Path, tmp_path: Path, pool_texts: list[str]):
-    onnxruntime = pytest.importorskip("onnxruntime")
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The student as an ONNX file, and what was said."""
+    pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    return folder, works("export", run, "--format", "onnx", "-o", folder).stdout
+
+
+def test_the_onnx_file_gives_the_students_answers(run: Path, exported: tuple[Path, str], pool_texts: list[str]):
+    import onnxruntime
     from transformers import AutoTokenizer
 
     from muki.predict import Classifier
-    from muki.texts import Text
 
-    folder = tmp_path / "onnx"
-    said = works("export", run, "--format", "onnx", "-o", folder).stdout
+    folder, said = exported
     assert re.fullmatch(rf"{folder}/model.onnx: logits within \d\.\de-\d\d of the student's on 16 texts\n", said)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = pool_texts[:7]
@@ -328,6 +336,30 @@ def test_the_onnx_file_gives_the_students_answers(run: Path, tmp_path: Path, poo
     expected = Classifier.load(run / "student").probabilities([Text(i, text) for i, text in enumerate(texts)])
     found = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(found / found.sum(axis=1, keepdims=True), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("tolerance", "difference"), [(-1.0, r"\d\.?\d?e-\d\d"), (1e-3, "1")])
+def test_an_onnx_file_that_answers_differently_is_not_kept(
+    run: Path, exported: tuple[Path, str], tmp_path: Path, pool_texts: list[str], monkeypatch: pytest.MonkeyPatch,
+    tolerance: float, difference: str,
+):  # fmt: skip
+    """Nothing is near enough to be less than 0 away; and another student's file is not near enough."""
+    student = tmp_path / "student"
+    shutil.copytree(run / "student", student)
+    if tolerance > 0:
+        weights = load_file(student / "model.safetensors")
+        weights["classifier.bias"][2] += 1.0
+        save_file(weights, student / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(onnx, "TOLERANCE", tolerance)
+    monkeypatch.setattr(onnx, "_write", lambda *args: shutil.copy(exported[0] / "model.onnx", args[-1]))
+    with pytest.raises(onnx.ExportError) as error:
+        onnx.export_onnx(student, tmp_path / "onnx", pool_texts[:3])
+    assert re.fullmatch(
+        f"export to ONNX: the file's logits differ from the student's by {difference}, more than {tolerance:g}; "
+        "it was not kept: use the student as it is",
+        str(error.value),
+    )
+    assert list(tmp_path.iterdir()) == [student]
 
 
 def test_an_unknown_format_is_refused(run: Path):

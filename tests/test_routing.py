@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from scipy.stats import multivariate_normal
 
 from muki.formulas import softmax
 from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
-from muki.integration.pool import fit_on_pool
+from muki.integration.pool import even_sample, fit_on_pool
 from muki.integration.router import fold_of, neighbourhood, plain_distributions
 from muki.integration.supervision import raw_weights, right_probability
 from muki.labels import LabelSpace
@@ -21,7 +22,7 @@ from muki.routing.calibration import match_shares, mixture, normal_ranks, standa
 from muki.routing.density import ClassGaussians, neighbour_distance, principal_axes, unit_length
 from muki.routing.evidence import Evidence, temper
 from muki.routing.foreign import ForeignTexts, excess_on_the_right
-from muki.routing.refinement import FOLDS, Neighbourhood, PoolModel, Refined, Trust, trust
+from muki.routing.refinement import FOLDS, Neighbourhood, PoolModel, Refined, Trust, agreement, trust
 from muki.routing.scores import fit_scores, routing_scores
 from muki.teachers.outputs import TeacherOutputs
 
@@ -218,6 +219,12 @@ def test_normal_ranks_keep_the_order_and_lose_the_tail():
     assert (np.diff(z) > 0).all()
     assert z[0] == pytest.approx(-z[-1])
     assert normal_ranks(x)(np.array([1e9]))[0] == z[-1]
+
+
+def test_equal_scores_get_the_middle_of_their_ranks():
+    # two of four texts share ranks 1 and 2: a quarter of the normal distribution lies below the middle of these
+    z = normal_ranks(np.array([0.0, 0.0, 1.0, 1.0]))(np.array([0.0, 0.0, 1.0, 1.0]))
+    np.testing.assert_allclose(z, [-0.67449, -0.67449, 0.67449, 0.67449], atol=1e-5)
 
 
 def test_matched_shares_are_the_ones_that_were_asked_for():
@@ -423,6 +430,30 @@ def test_what_a_text_was_routed_to_says_nothing_of_itself_or_its_fold():
     assert (after[~fold] != before[~fold]).all()
 
 
+def test_second_moments_are_of_the_texts_of_all_other_folds_whatever_the_targets():
+    rng = np.random.default_rng(0)
+    view, targets, folds = (
+        rng.normal(size=(60, 3)) + 1,
+        rng.dirichlet(np.ones(4), size=60),
+        rng.integers(FOLDS, size=60),
+    )
+    found = Neighbourhood(view, [], folds).second_moments
+    assert len(found) == FOLDS
+    for fold in range(FOLDS):
+        others = view[folds != fold]
+        np.testing.assert_allclose(found[fold], others.T @ others / len(others))
+        known = ClassGaussians.fit(others, targets[folds != fold], second_moment=found[fold])
+        unknown = ClassGaussians.fit(others, targets[folds != fold])
+        np.testing.assert_allclose(known.factor, unknown.factor)
+        np.testing.assert_allclose(known.log_joint(view), unknown.log_joint(view))
+
+
+def test_agreement_is_the_mean_over_all_pairs_of_judges():
+    first, second = np.eye(2)[[0, 0, 1]], np.eye(2)[[0, 1, 1]]
+    assert agreement([first, second, first]) == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)  # 7/9
+    assert agreement([first]) == 1.0
+
+
 def test_a_view_that_says_nothing_favours_no_teacher_however_many_labels_it_has():
     columns = [range(2), range(2, 22)]
     answers = [softmax(np.random.default_rng(i).normal(size=(40, size))) for i, size in enumerate((2, 20))]
@@ -440,20 +471,35 @@ def test_weights_do_not_depend_on_the_shard_that_a_text_lies_in():
     np.testing.assert_allclose(router([one.take(part) for one in outputs], view[part]).weights, whole[part], atol=1e-9)
 
 
-def test_statistics_of_a_large_pool_come_from_an_even_sample():
-    outputs, space, view, _ = pool(n=1000)
-    seen = []
+def in_shards(outputs: list[TeacherOutputs], rows: int) -> Iterator[list[TeacherOutputs]]:
+    for start in range(0, len(outputs[0]), rows):
+        yield [one.take(slice(start, start + rows)) for one in outputs]
 
-    def shards() -> Any:
-        for start in range(0, 1000, 100):
-            seen.append(start)
-            yield [one.take(slice(start, start + 100)) for one in outputs]
+
+def test_statistics_of_a_large_pool_come_from_an_even_sample(monkeypatch: pytest.MonkeyPatch):
+    outputs, _, view, _ = pool(n=1000)
+    monkeypatch.setattr("muki.integration.pool.FIT_ROWS", 300)  # so that every fourth text is taken
+    sampled, seen = even_sample(in_shards(outputs, 130), 1000, InMemory(view, 130))
+    for one, whole in zip(sampled, outputs, strict=True):
+        assert one.rows.tolist() == list(range(0, 1000, 4))
+        np.testing.assert_array_equal(one.logits, whole.logits[::4])
+    np.testing.assert_array_equal(seen, view[::4])
+
+
+def test_a_pool_is_read_as_far_as_there_is_something_to_learn_from_it():
+    outputs, space, view, _ = pool(n=1000)
+    read = []
+
+    def shards() -> Iterator[list[TeacherOutputs]]:
+        for shard in in_shards(outputs, 100):
+            read.append(shard[0].rows[0])
+            yield shard
 
     fit_on_pool(shards(), 1000, InMemory(view, 100), PLUS, space)
-    assert len(seen) == 10
-    seen.clear()
+    assert len(read) == 10
+    read.clear()
     fit_on_pool(shards(), 1000, None, PRESETS["muki-no-mc"], space)
-    assert len(seen) == 1  # nothing to learn from the pool
+    assert len(read) == 1
     assert FIT_ROWS >= 10_000
     assert needs_pool(PLUS)
     assert not needs_pool(PRESETS["muki"])

@@ -1,4 +1,4 @@
-"""The order in which texts are read: random, with texts of similar length together."""
+"""The order in which texts are read: random, with texts of similar length together; and which are held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.data import BatchSampler
 
-from muki.student.data import LengthGrouped
+from muki.student.data import LengthGrouped, split_holdout
 
 LENGTHS = np.random.default_rng(0).geometric(0.05, size=1003)
 
@@ -51,3 +51,21 @@ def test_an_epochs_order_depends_on_seed_and_epoch_alone():
     assert list(first) != start
     again.set_epoch(3)
     assert list(again) == list(first)
+
+
+def test_a_tenth_is_held_out_and_the_rest_is_taught():
+    taught, held_out = split_holdout(np.arange(40), 0.1, seed=1)
+    assert len(held_out) == 4
+    assert sorted([*taught, *held_out]) == list(range(40))
+    assert (np.diff(taught) > 0).all()
+    assert (np.diff(held_out) > 0).all()
+
+
+def test_which_texts_are_held_out_depends_on_their_ids_and_the_seed_alone():
+    rows = np.arange(100, 140)
+    shuffled = np.random.default_rng(0).permutation(rows)
+
+    def ids(rows: np.ndarray, seed: int) -> set[int]:
+        return set(rows[split_holdout(rows, 0.1, seed)[1]].tolist())
+
+    assert ids(shuffled, 1) == ids(rows, 1) != ids(rows, 2)

@@ -63,16 +63,11 @@ def test_the_method_is_pure():
     assert not wrong
 
 
-def test_importing_muki_loads_neither_torch_nor_transformers_and_takes_well_under_a_second():
+def test_importing_muki_loads_neither_torch_nor_transformers():
     heavy = ("torch", "transformers", "pandas", "pyarrow", "numpy", "matplotlib")
-    code = (
-        "import sys, time; start = time.perf_counter(); import muki; seconds = time.perf_counter() - start; "
-        f"print(seconds, [name for name in {heavy} if name in sys.modules])"
-    )
+    code = f"import sys, muki; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    seconds, loaded = out.split(" ", 1)
-    assert loaded.strip() == "[]"
-    assert float(seconds) < 0.5
+    assert out.strip() == "[]"
 
 
 def test_every_public_name_can_be_had():
