@@ -165,7 +165,7 @@ def test_teachers_that_agree_on_a_shared_label_are_as_sure_as_they_are_together(
     half, target = np.full((n, 2), 0.5, np.float32), np.tile(np.array([0, 1, 0], np.float32), (n, 1))
     supervision = Supervision(np.arange(n), target, np.ones(n, np.float32), half, half)
     outputs = [outputs_of(np.tile(np.array(one, np.float32), (n, 1))) for one in logits]
-    monkeypatch.setattr(measures, "load_supervision", lambda _: (supervision, ""))
+    monkeypatch.setattr(measures, "load_supervision", lambda _: supervision)
     monkeypatch.setattr(measures, "load_outputs", lambda *_: outputs)
     space.save(RunFolder(tmp_path).labels)
     config = RunConfig.model_construct(method=PRESETS["vanilla-kd"])

@@ -48,7 +48,7 @@ HOSTILE = [
     "<script>alert('text')</script> the match ended",
     "</script><script>alert(1)</script>",
     '"><img src=x onerror=alert(1)> shares fell',
-    "{{ 7 * 7191 }} {% raw %} a new phone",
+    "{{ 99989 * 99971 }} {% raw %} a new phone",
     "\u202egnihsarc si enohp eht\u202c rates again",
     "\u200f\u2067 doctors found \u0627\u0644\u0646\u0635 that",
     "=HYPERLINK(\"http://example.com\",\"film\") parliament voted",
@@ -56,7 +56,7 @@ HOSTILE = [
     "a\x00b\x08 bell\x1b[31m red",
     "$\\frac{1}{0}$ tax law today",
 ]  # fmt: skip
-LABELS = ["<b>sports</b>", "{{ 6 * 1117 }}", "business & $x_1$"], ["technology\u202e", "health\"'", "film"]
+LABELS = ["<b>sports</b>", "{{ 99991 * 99989 }}", "business & $x_1$"], ["technology\u202e", "health\"'", "film"]
 
 
 class Page(HTMLParser):
@@ -172,10 +172,10 @@ def test_the_only_script_is_ours_and_the_policy_allows_no_other(page: Page):
 
 
 def test_template_syntax_in_texts_and_labels_is_not_evaluated(page: Page):
-    assert "{{ 7 * 7191 }}" in page.words
-    assert "{{ 6 * 1117 }}" in page.words
-    assert str(7 * 7191) not in page.words
-    assert str(6 * 1117) not in page.words
+    assert "{{ 99989 * 99971 }}" in page.words
+    assert "{{ 99991 * 99989 }}" in page.words
+    assert str(99989 * 99971) not in page.words
+    assert str(99991 * 99989) not in page.words
 
 
 def test_marks_that_reorder_text_are_shut_in(page: Page):

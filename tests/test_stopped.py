@@ -49,7 +49,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/mnt/small/file")
 STOPS = {
     # what is interrupted after its first call: (function, pairs of teacher and shard still to be scored, what is said)
     "cutting the texts": ("muki.texts.shards._write_shard", 6, "teacher news: BertForSequenceClassification"),
-    "looking at the teachers": ("muki.teachers.survey.probe_dropout", 6, "texts: reusing 30 texts"),
+    "looking at the teachers": ("muki.teachers.survey.probe_dropout", 6, "teacher news: BertForSequenceClassification"),
     "scoring": ("muki.engines.local.score_shard", 5, "scores of news: reusing 1 of 3 shards"),
     "supervising": ("muki.integration.stage.save_supervision", 0, "scores of culture: reusing 3 of 3 shards"),
     "training": ("muki.student.trainer.IntegrationTrainer._save_checkpoint", 0, "/checkpoints/checkpoint-4\n"),
