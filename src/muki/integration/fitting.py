@@ -177,7 +177,7 @@ def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
     trusted = found.trusted and not against
     accuracies = {"view": found.trust.view_accuracy, "score": found.trust.score_accuracy}
     judged = {who: accuracy for who, accuracy in accuracies.items() if not np.isnan(accuracy)}
-    said = [f"{who} right on about {100 * accuracy:.0f} %" for who, accuracy in judged.items()]
+    said = [f"by the {who} about {100 * accuracy:.0f} % right" for who, accuracy in judged.items()]
     logger.info(
         "refinement: %s; %s", ", ".join(said) or "too few texts to judge",
         "refined" if trusted else "keeping the scores, the label names side with them" if found.trusted
