@@ -190,4 +190,4 @@ def test_a_fresh_student_of_an_encoder_has_it_too(tmp_path: Path):
     texts = pool(model, tokenizer)
     dull = loss(model, texts)
     assert fit_head(model, tokenizer, texts, Divergence())
-    assert loss(model, texts) < 0.95 * dull  # features of a random encoder hardly vary, so that little is believed
+    assert loss(model, texts) < 0.99 * dull  # features of a random encoder hardly vary, so that little is believed

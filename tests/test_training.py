@@ -51,7 +51,7 @@ def test_the_checkpoint_is_chosen_by_the_integration_loss_on_held_out_texts(tmp_
     shutil.copytree(finished.root, tmp_path / "run")
     content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
     training = {  # learns at first, then breaks
-        "epochs": 8, "batch_size": 12, "learning_rate": 1.0, "lr_scheduler_type": "constant_with_warmup",
+        "epochs": 12, "batch_size": 12, "learning_rate": 1.0, "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": 24, "eval_steps": 2, "save_steps": 2, "holdout": 0.3, **FLOAT32,
     }  # fmt: skip
     stages.train(make_config({**content, "training": training, "output": str(tmp_path / "run")}, "test"))
