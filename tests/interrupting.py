@@ -15,6 +15,8 @@ import commands
 import pytest
 import torch
 import yaml
+from click.testing import Result
+from commands import invoke
 from conftest import write_jsonl
 from safetensors.torch import load_file
 
@@ -100,6 +102,13 @@ def stop_after_first(monkeypatch: pytest.MonkeyPatch, target: str, error: BaseEx
         raise error
 
     monkeypatch.setattr(target, wrapped)
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, target: str, *command: object) -> Result:
+    """A command that Ctrl-C stops after the first call of a function."""
+    with monkeypatch.context() as interrupted:
+        stop_after_first(interrupted, target, KeyboardInterrupt())
+        return invoke(*command)
 
 
 # --- a run that nothing has disturbed --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from commands import invoke
-from interrupting import assert_same_result, counted, go_on, stop_after_first, times, works
+from interrupting import assert_same_result, counted, go_on, stopped, times, works
 
 
 def flip(path: Path, column: int) -> None:
@@ -114,9 +114,7 @@ def test_a_checkpoint_that_was_cut_short_is_not_used(
     tmp_path: Path, resumable: Callable[..., Path], unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ):
     root = tmp_path / "run"
-    with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.student.trainer.IntegrationTrainer._save_checkpoint", KeyboardInterrupt())
-        result = invoke("run", resumable(root))
+    result = stopped(monkeypatch, "muki.student.trainer.IntegrationTrainer._save_checkpoint", "run", resumable(root))
     half = shutil.copytree(root / "checkpoints" / "checkpoint-4", root / "checkpoints" / "checkpoint-7")
     (half / "trainer_state.json").unlink()
     (half / "model.safetensors").write_bytes(b"half")

@@ -22,7 +22,18 @@ import torch
 import yaml
 from commands import invoke
 from filelock import FileLock
-from interrupting import PASSES, assert_same_result, counted, files, go_on, litter, stop_after_first, times, works
+from interrupting import (
+    PASSES,
+    assert_same_result,
+    counted,
+    files,
+    go_on,
+    litter,
+    stop_after_first,
+    stopped,
+    times,
+    works,
+)
 from safetensors.torch import load_file
 
 from muki.config import load_config
@@ -103,18 +114,14 @@ def test_stopped_in_any_stage_the_printed_command_finishes_the_run(
 def test_a_stop_before_anything_is_done_leaves_a_folder_that_can_be_used(
     tmp_path: Path, resumable: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
-    with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.run_folder.RunFolder.claim", KeyboardInterrupt())
-        result = invoke("run", resumable(tmp_path / "run"))
+    result = stopped(monkeypatch, "muki.run_folder.RunFolder.claim", "run", resumable(tmp_path / "run"))
     assert result.exit_code == 130
     go_on(result.stderr)
     assert (tmp_path / "run" / "report" / "metrics.json").exists()
 
 
 def test_a_single_stage_that_is_stopped_says_how_to_go_on(unbroken_copy: Path, monkeypatch: pytest.MonkeyPatch):
-    with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.evaluation.evaluate.pool_metrics", KeyboardInterrupt())
-        result = invoke("evaluate", unbroken_copy)
+    result = stopped(monkeypatch, "muki.evaluation.evaluate.pool_metrics", "evaluate", unbroken_copy)
     assert result.exit_code == 130
     assert result.stderr.endswith(
         f"muki: stopped\nWhat is done stays. To continue: muki run {unbroken_copy}/config.yaml\n"
@@ -127,9 +134,12 @@ def test_a_training_with_other_settings_that_is_stopped_goes_on_with_them(
     edited = yaml.safe_load((unbroken_copy / "config.yaml").read_text(encoding="utf-8"))
     edited["training"] |= {"epochs": 3, "learning_rate": 0.001}
     (unbroken_copy.parent / "edited.yaml").write_text(yaml.safe_dump(edited), encoding="utf-8")
-    with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.student.trainer.IntegrationTrainer._save_checkpoint", KeyboardInterrupt())
-        result = invoke("train", unbroken_copy.parent / "edited.yaml")
+    result = stopped(
+        monkeypatch,
+        "muki.student.trainer.IntegrationTrainer._save_checkpoint",
+        "train",
+        unbroken_copy.parent / "edited.yaml",
+    )
     assert result.exit_code == 130
     assert "training: continuing from " in go_on(result.stderr)
     assert read_json(unbroken_copy / "training.json")["settings"]["training"]["epochs"] == 3
@@ -164,9 +174,7 @@ def test_two_processes_that_supervise_at_once_do_not_harm_each_other(unbroken_co
 def test_the_printed_command_works_for_a_folder_with_a_space_in_its_name(
     tmp_path: Path, resumable: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
-    with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.integration.stage.save_supervision", KeyboardInterrupt())
-        result = invoke("run", resumable(tmp_path / "my run"))
+    result = stopped(monkeypatch, "muki.integration.stage.save_supervision", "run", resumable(tmp_path / "my run"))
     go_on(result.stderr)
     assert (tmp_path / "my run" / "report" / "metrics.json").exists()
 
@@ -174,9 +182,7 @@ def test_the_printed_command_works_for_a_folder_with_a_space_in_its_name(
 def test_a_run_folder_that_was_moved_goes_on_where_it_lies_now(
     tmp_path: Path, resumable: Callable[..., Path], unbroken: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.engines.local.score_shard", KeyboardInterrupt())
-        invoke("run", resumable(tmp_path / "before"))
+    stopped(monkeypatch, "muki.engines.local.score_shard", "run", resumable(tmp_path / "before"))
     (tmp_path / "before").rename(tmp_path / "run")
     assert "scores of news: reusing 1 of 3 shards" in works("run", tmp_path / "run")
     assert not (tmp_path / "before").exists()
@@ -366,9 +372,7 @@ def test_killed_while_it_writes_a_file_the_next_call_finishes_and_clears_up(
 def test_checkpoints_of_other_settings_are_not_used(
     tmp_path: Path, resumable: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
-    with monkeypatch.context() as interrupted:
-        stop_after_first(interrupted, "muki.student.trainer.IntegrationTrainer._save_checkpoint", KeyboardInterrupt())
-        invoke("run", resumable(tmp_path / "run"))
+    stopped(monkeypatch, "muki.student.trainer.IntegrationTrainer._save_checkpoint", "run", resumable(tmp_path / "run"))
     said = works("run", tmp_path / "run", "--set", "training.learning_rate=0.001")
     assert "training: starting anew (settings, texts or supervision changed since the last checkpoint)" in said
     works("run", resumable(tmp_path / "fresh"), "--set", "training.learning_rate=0.001")

@@ -100,32 +100,9 @@ def source_fingerprint(source: str | Sequence[Any], columns: Columns, split: str
     return fingerprint("hub", source, split, asdict(columns))
 
 
-def cut(
-    source: str | Sequence[Any],
-    folder: Path,
-    columns: Columns | None = None,
-    *,
-    split: str | None = None,
-    shard_rows: int = SHARD_ROWS,
-    limit: int | None = None,
-) -> TextShards:
-    """Cut a text source into Parquet shards, which replace others in `folder`.
-
-    Empty and whitespace texts are skipped, counted and listed.
-
-    Args:
-        source: a file (jsonl, csv, tsv, txt, also gzipped; parquet), a folder of these, the URL of either, the name of
-            a Hub data set, or a sequence of strings or mappings.
-        folder: where the shards go; written whole or not at all.
-        columns: which columns hold text, text pair, label and id.
-        split: the split of a Hub data set.
-        shard_rows: texts per shard, at least 1. A shard is what an interruption costs at most.
-        limit: keep only the first texts.
-
-    Raises:
-        TextsError: nothing to read, a wrong column, a broken line (named), bytes that are not UTF-8, or no text left.
-    """
-    with cutting(source, folder, columns, split=split, shard_rows=shard_rows, limit=limit) as shards:
+def cut(source: str | Sequence[Any], folder: Path, columns: Columns | None = None, **how: Any) -> TextShards:
+    """Cut a text source into Parquet shards, which replace others in `folder`; arguments as of `cutting`."""
+    with cutting(source, folder, columns, **how) as shards:
         pass
     return replace(shards, folder=folder)
 
@@ -140,7 +117,25 @@ def cutting(
     shard_rows: int = SHARD_ROWS,
     limit: int | None = None,
 ) -> Iterator[TextShards]:
-    """Cut as `cut` does; only if the body does not raise, the shards that it is given replace others in `folder`."""
+    """Cut a text source into Parquet shards; those in `folder` are replaced only if the body accepts the new ones.
+
+    Empty and whitespace texts are skipped, counted and listed.
+
+    Args:
+        source: a file (jsonl, csv, tsv, txt, also gzipped; parquet), a folder of these, the URL of either, the name of
+            a Hub data set, or a sequence of strings or mappings.
+        folder: where the shards go; written whole or not at all.
+        columns: which columns hold text, text pair, label and id.
+        split: the split of a Hub data set.
+        shard_rows: texts per shard, at least 1. A shard is what an interruption costs at most.
+        limit: keep only the first texts.
+
+    Yields:
+        the shards, in a temporary place, or those of the same source that are in `folder` already.
+
+    Raises:
+        TextsError: nothing to read, a wrong column, a broken line (named), bytes that are not UTF-8, or no text left.
+    """
     columns = columns or Columns()
     key = fingerprint(source_fingerprint(source, columns, split), shard_rows, limit)
     known = TextShards.load(folder)
