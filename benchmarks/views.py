@@ -22,10 +22,10 @@ from transformers import AutoModel
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
 from muki.config import StudentConfig
 from muki.formulas import Array
+from muki.hidden_states import mean_state
 from muki.integration.fitting import fit_router
 from muki.routing.density import unit_length
 from muki.routing.names import readable
-from muki.teachers.features import mean_state
 from muki.teachers.outputs import TeacherOutputs
 from muki.texts import Text
 from muki.view import Encoder

@@ -15,32 +15,36 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 BAD_MODELS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], str]]] = {
     "no model": (
-        lambda p, good: p.mkdir(), lambda p: "no config.json there; give the folder that save_pretrained wrote"
+        lambda p, good: p.mkdir(),
+        lambda p: f"model: no config.json in '{p}'; give the folder that save_pretrained wrote",
     ),
 
-    "missing": (lambda p, good: None, lambda p: "no such folder; give a save_pretrained folder or a Hub id"),
+    "missing": (
+        lambda p, good: None, lambda p: f"model: no such folder: '{p}'; give a save_pretrained folder or a Hub id"
+    ),
 
     "without head": (
         lambda p, good: save_encoder(p),
-        lambda p: "not a fine-tuned classifier: the checkpoint lacks classifier.bias, classifier.weight",
+        lambda p: f"model '{p}': not a fine-tuned classifier: the checkpoint lacks classifier.bias, classifier.weight",
     ),
 
     "weights cut short": (
         lambda p, good: cut_short(copied(good, p)),
-        lambda p: "cannot be loaded (Error while deserializing header: invalid header length)",
+        lambda p: f"model '{p}': cannot be loaded (Error while deserializing header: invalid header length)",
     ),
 
-    "remote code": (lambda p, good: own_code(good, p), lambda p: f"{REMOTE}--trust-remote-code"),
+    "remote code": (lambda p, good: own_code(good, p), lambda p: f"model: {REMOTE}--trust-remote-code"),
 
     "no tokenizer": (
         lambda p, good: without(copied(good, p), "*token*"),
-        lambda p: "no tokenizer there; save the model's own tokenizer in that folder (tokenizer.save_pretrained)",
+        lambda p: f"model: no tokenizer in '{p}'; save the model's own tokenizer there (tokenizer.save_pretrained)",
     ),
 
     "weights that are no numbers": (
         lambda p, good: poisoned(copied(good, p), "classifier.weight", 0),
         lambda p: (
-            "its logits are no numbers for the text in row 0; check the checkpoint, its training may have diverged"
+            f"model '{p}': its logits are no numbers for the text in row 0; check the checkpoint, its training may "
+            "have diverged"
         ),
     ),
 }  # fmt: skip
@@ -51,7 +55,7 @@ def test_predict_refuses_what_is_no_model_and_keeps_older_predictions(kind, tmp_
     make, message = BAD_MODELS[kind]
     path, output = tmp_path / "bad", file(tmp_path / "out.jsonl", "older predictions")
     make(path, teachers[0])
-    assert_refused(f"model '{path}': {message(path)}", "predict", path, "--texts", pool, "-o", output)
+    assert_refused(message(path), "predict", path, "--texts", pool, "-o", output)
     assert output.read_text() == "older predictions"
 
 

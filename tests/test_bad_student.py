@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from broken import copied, cut_short, gpt2, own_code, without
-from refused import assert_refused, muki, work, works
+from refused import REMOTE, assert_refused, muki, work, works
 from safetensors.torch import load_file
 
 from muki.errors import StudentError
@@ -19,20 +19,31 @@ from muki.view import finite_unit_length
 pytestmark = pytest.mark.usefixtures("alone")
 
 BAD_STUDENTS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], str]]] = {
-    "missing": (lambda p, good: None, lambda p: "no such folder; give a save_pretrained folder or a Hub id"),
+    "missing": (
+        lambda p, good: None, lambda p: f"student: no such folder: '{p}'; give a save_pretrained folder or a Hub id"
+    ),
+
     "neither padding nor end token": (
         lambda p, good: gpt2(p, eos=False),
-        lambda p: "its tokenizer has neither a padding token nor an end token; set one",
+        lambda p: (
+            "student: its tokenizer has neither a padding token nor an end token; set one (tokenizer.pad_token = ...) "
+            "and save the tokenizer in that folder"
+        ),
     ),
 
     "weights cut short": (
         lambda p, good: cut_short(copied(good, p)),
-        lambda p: "cannot be loaded (Error while deserializing header: invalid header length)",
+        lambda p: f"student '{p}': cannot be loaded (Error while deserializing header: invalid header length)",
     ),
 
     "without tokenizer": (
         lambda p, good: without(copied(good, p), "token*"),
-        lambda p: "no tokenizer there; save the model's own tokenizer in that folder (tokenizer.save_pretrained)",
+        lambda p: f"student: no tokenizer in '{p}'; save the model's own tokenizer there (tokenizer.save_pretrained)",
+    ),
+
+    "remote code": (
+        lambda p, good: own_code(good, p),
+        lambda p: f"student: {REMOTE}--trust-remote-code",
     ),
 }  # fmt: skip
 
@@ -42,9 +53,7 @@ def test_a_student_that_cannot_be_used_costs_nothing_that_is_finished(kind, tmp_
     make, message = BAD_STUDENTS[kind]
     path, before = tmp_path / "bad", work(tmp_path / "run")
     make(path, encoder)
-    assert_refused(
-        f"student '{path}': {message(path)}", *continued(f"student.model={path}"), continues=tmp_path / "run"
-    )
+    assert_refused(message(path), *continued(f"student.model={path}"), continues=tmp_path / "run")
     assert work(tmp_path / "run") == before
     works(*continued())
     assert work(tmp_path / "run") == before
@@ -59,7 +68,7 @@ def test_a_missing_relative_folder_is_not_looked_up_on_the_hub(command, tmp_path
         "predict": ["predict", "models/nope", "--texts", labelled_pool, "-o", tmp_path / "out"],
     }[command]
     what = "model" if command == "predict" else "student"
-    message = f"{what} 'models/nope': no such folder; give a save_pretrained folder or a Hub id"
+    message = f"{what}: no such folder: 'models/nope'; give a save_pretrained folder or a Hub id"
     assert_refused(message, *args, continues=tmp_path / "run")
 
 

@@ -106,7 +106,7 @@ BAD_TEACHERS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
         lambda p, good: gpt2(p, eos=False),
         lambda p: (
             "its tokenizer has neither a padding token nor an end token; set one (tokenizer.pad_token = ...) "
-            "and save the tokenizer in the teacher's folder"
+            "and save the tokenizer in that folder"
         ),
     ),
 

@@ -240,7 +240,7 @@ def test_texts_that_break_later_leave_the_finished_run_as_it_was(tmp_path, conti
 
 def test_other_texts_in_a_call_that_is_refused_do_not_replace_those_of_the_finished_run(tmp_path, continued):
     before, missing = work(tmp_path / "run"), tmp_path / "not-there"
-    message = f"student '{missing}': no such folder; give a save_pretrained folder or a Hub id"
+    message = f"student: no such folder: '{missing}'; give a save_pretrained folder or a Hub id"
     assert_refused(message, *continued("texts.limit=20", f"student.model={missing}"), continues=tmp_path / "run")
     test = write_jsonl(tmp_path / "test.jsonl", [{"text": "a", "label": "weather"}])
     refused = muki(*continued("texts.limit=20", f"test={test}"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import byte_bpe, model_and_tokenizer, save_encoder, save_teacher
+from tiny import byte_bpe, model_and_tokenizer, save_adapter, save_encoder, save_teacher
 from transformers import AutoModelForSequenceClassification, XLNetConfig
 
 from muki.config import RunConfig, StudentConfig
@@ -21,10 +21,10 @@ from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder
 from muki.student.model import _fresh_head, load_student
-from muki.teachers.checks import usable_length
 from muki.teachers.loading import load_teacher, wrap_teacher
 from muki.teachers.scoring import score_texts
 from muki.texts import Text, cut
+from muki.tokenization import usable_length
 from muki.view import Encoder, neutral_view
 
 ADVICE = "check that config.json and the weights belong together, or save the model anew (model.save_pretrained)"
@@ -271,17 +271,6 @@ def test_a_student_that_does_not_say_where_its_encoder_is_is_refused():
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
-
-
-def save_adapter(folder: Path, base: str | Path, **config: Any) -> Path:
-    """A LoRA adapter with a head over three classes."""
-    peft = pytest.importorskip("peft")
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
-    lora = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], lora_dropout=0.1, **config)
-    peft.get_peft_model(model, lora).save_pretrained(folder)
-    names = {"id2label": {str(i): name for i, name in enumerate("abc")}}
-    (folder / "config.json").write_text(json.dumps(names), encoding="utf-8")
-    return folder
 
 
 def logits(model: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ import yaml
 from commands import invoke, works
 from conftest import write_jsonl
 from safetensors.torch import load_file, save_file
-from tiny import save_teacher
+from tiny import save_adapter, save_teacher
 
 from muki.config import TeacherConfig, load_config, make_config
 from muki.inspection import findings
@@ -441,6 +441,15 @@ def test_init_writes_a_run_file_that_works(tmp_path: Path, teachers: list[Path],
     again = invoke("inspect", "--init", *teachers, "--texts", pool, "-o", file)
     assert again.exit_code == 2
     assert f"muki: muki inspect --init: '{file}' is there already; choose another with --output\n" in again.stderr
+
+
+def test_init_reads_an_adapter_as_a_teacher(tmp_path: Path, teachers: list[Path], encoder: Path, pool: Path):
+    adapter = save_adapter(tmp_path / "adapter", encoder)
+    (adapter / "config.json").unlink()  # most have none, and so no label names
+    works("inspect", "--init", teachers[0], adapter, "--texts", pool, "-o", tmp_path / "run.yaml")
+    first, second = yaml.safe_load((tmp_path / "run.yaml").read_text(encoding="utf-8"))["teachers"]
+    assert second["labels"] == {f"LABEL_{column}": "<name>" for column in range(3)}
+    assert (second["model"], second["max_length"]) == (str(adapter), first["max_length"])
 
 
 def test_init_points_out_what_the_teachers_lack(tmp_path: Path, teachers: list[Path], pool: Path):

@@ -14,7 +14,7 @@ from runs import Folder
 from tiny import WORDS
 from transformers import pipeline
 
-from muki.predict import saved_length
+from muki.tokenization import saved_length
 
 
 def test_predict_keeps_ids_and_order_over_chunks_and_gives_the_pipelines_scores(tmp_path: Path, finished: Folder):

@@ -16,11 +16,11 @@ SOURCE = Path(muki.__file__).parent
 
 # Each room may import from the rooms before it (and from itself).
 ROOMS = [
-    "errors", "validation", "files", "formulas", "certainty", "arrow", "processes", "compute", "checkpoints",
-    "progress", "labels", "texts", "batches", "teachers", "routing", "methods", "config", "run_folder", "scored",
-    "engines", "view", "integration", "student", "stale", "predict", "evaluation", "report", "finetuning",
-    "preparation", "pipeline", "explanation", "explain", "inspection", "publishing", "experiments", "api", "demo",
-    "cli_base", "cli_look", "cli", "__main__",
+    "errors", "validation", "files", "formulas", "certainty", "arrow", "hashing", "processes", "compute",
+    "checkpoints", "tokenization", "hidden_states", "progress", "labels", "texts", "batches", "teachers", "routing",
+    "methods", "config", "run_folder", "scored", "engines", "view", "integration", "student", "stale", "predict",
+    "evaluation", "report", "finetuning", "preparation", "pipeline", "explanation", "explain", "inspection",
+    "publishing", "experiments", "api", "demo", "cli_base", "cli_look", "cli", "__main__",
 ]  # fmt: skip
 
 

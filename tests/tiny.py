@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
@@ -126,4 +129,15 @@ def save_encoder(folder: Path, seed: int = 0) -> Path:
     config = BertConfig(**_SIZES, max_position_embeddings=64, vocab_size=len(tokenizer), pad_token_id=0)
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_adapter(folder: Path, base: str | Path, **config: Any) -> Path:
+    """A LoRA adapter with a head over three classes."""
+    peft = pytest.importorskip("peft")
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    lora = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], lora_dropout=0.1, **config)
+    peft.get_peft_model(model, lora).save_pretrained(folder)
+    names = {"id2label": {str(i): name for i, name in enumerate("abc")}}
+    (folder / "config.json").write_text(json.dumps(names), encoding="utf-8")
     return folder

@@ -1,4 +1,4 @@
-"""What every checkpoint folder must hold, whoever loads it: teacher, student, or a model that predicts."""
+"""What every checkpoint folder must hold, and how it is loaded, for teachers, students and models that predict."""
 
 from __future__ import annotations
 
@@ -7,39 +7,72 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from muki.errors import StudentError
+from muki.errors import MukiError, StudentError
 from muki.files import file_fingerprint
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.bpe")
 
 
-def is_missing_folder(model: str) -> bool:
+def require_checkpoint(model: str, who: str, error: type[MukiError], *, adapters: bool = False) -> None:
+    """Refuse a folder that transformers would look up on the Hub, or complete with something made up.
+
+    Args:
+        model: folder or Hub id; a Hub id is taken as it is.
+        who: for messages, such as "teacher 'a'".
+        error: what is raised.
+        adapters: whether a PEFT adapter will do, whose base says the rest.
+    """
+    if _is_missing_folder(model):
+        if Path(model).is_file():
+            raise error(f"{who}: '{model}' is a file; give the folder that save_pretrained wrote")
+        raise error(f"{who}: no such folder: '{model}'; give a save_pretrained folder or a Hub id")
+    folder = Path(model)
+    if not folder.is_dir() or (adapters and is_adapter(model)):
+        return
+    if not (folder / "config.json").exists():
+        instead = " (or a PEFT adapter's, with adapter_config.json)" if adapters else ""
+        raise error(f"{who}: no config.json in '{model}'; give the folder that save_pretrained wrote{instead}")
+    if not has_tokenizer(model):
+        raise error(
+            f"{who}: no tokenizer in '{model}'; save the model's own tokenizer there (tokenizer.save_pretrained)"
+        )
+
+
+def refuse_remote_code(model: str, who: str, error: type[MukiError]) -> None:
+    """Refuse a folder whose checkpoint wants to run code of its own; arguments as of `require_checkpoint`."""
+    config = Path(model) / "config.json"
+    if not config.exists():
+        return
+    try:
+        content: Any = json.loads(config.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as broken:
+        raise error(f"{who}: '{config}' is not readable JSON ({broken})") from None
+    if "auto_map" in content:
+        raise error(
+            f"{who}: its checkpoint wants to run code of its own (config.json has auto_map); read that code, then "
+            "allow it with --trust-remote-code"
+        )
+
+
+def has_tokenizer(model: str) -> bool:
+    """Whether a folder holds a tokenizer; without one, transformers makes one up of special tokens only."""
+    return any(any(Path(model).glob(name)) for name in _TOKENIZER)
+
+
+def is_adapter(model: str) -> bool:
+    """Whether this is the folder of a PEFT adapter."""
+    return (Path(model) / "adapter_config.json").exists()
+
+
+def _is_missing_folder(model: str) -> bool:
     """Whether `model` can only mean a folder, and is none: then the Hub need not be asked."""
     path = Path(model)
     if path.is_dir():
         return False
     folder_like = path.is_file() or path.is_absolute() or model.startswith((".", "~"))
     return folder_like or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
-
-
-def lacks_tokenizer(model: str) -> bool:
-    """Whether a folder holds no tokenizer; transformers would make one up, of special tokens only."""
-    path = Path(model)
-    return path.is_dir() and not any(any(path.glob(name)) for name in _TOKENIZER)
-
-
-def brings_code(model: str | Path) -> bool:
-    """Whether a folder's checkpoint wants to run code of its own."""
-    config = Path(model) / "config.json"
-    if not config.exists():
-        return False
-    content: Any = json.loads(config.read_text(encoding="utf-8"))
-    return "auto_map" in content
 
 
 def folder_fingerprint(model: str) -> object:
@@ -49,32 +82,6 @@ def folder_fingerprint(model: str) -> object:
         return model
     names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")]
     return [(p.name, file_fingerprint(p)) for p in names if p.is_file()]
-
-
-# Families whose position ids start after the padding id: it is part of their embeddings.
-OFFSET_POSITIONS = (
-    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text",
-)  # fmt: skip
-
-
-def ensure_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None) -> bool:
-    """Pad on the right, with the end token where there is no padding token (decoders); model and tokenizer agree on it.
-
-    Padding on the left, which decoders want for writing, would shift a text's tokens by the length of its batch. The
-    heads of causal models read the last token that is not padding, on whichever side that is.
-
-    Returns:
-        whether there is a padding token now.
-    """
-    if tokenizer.pad_token is None:
-        known = None if config is None else config.pad_token_id
-        named = None if known is None or not 0 <= known < len(tokenizer) else tokenizer.convert_ids_to_tokens(known)
-        tokenizer.pad_token = named or tokenizer.eos_token
-    if not type(tokenizer).__name__.startswith("XLNet"):  # whose class token is the very last
-        tokenizer.padding_side = "right"
-    if config is not None and (config.pad_token_id is None or config.model_type not in OFFSET_POSITIONS):
-        config.pad_token_id = tokenizer.pad_token_id
-    return tokenizer.pad_token is not None
 
 
 def load_student_model(kind: Any, model: str, *, seed: int = 0, **settings: Any) -> Any:

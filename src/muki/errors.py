@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class Said(NamedTuple):
+    """The parts of an error's message; `remedy` is empty where it names none."""
+
+    about: str
+    found: str
+    remedy: str
+
 
 class MukiError(Exception):
-    """Something in the input cannot be used. The command line prints it as one clear line and exits with code 2."""
+    """Something in the input cannot be used. The command line prints it as one clear line and exits with code 2.
+
+    A message is written `input: what was found; what to do`, or `input: what was found. Choose one: …`.
+    """
+
+    def said(self) -> Said:
+        """The message in its parts."""
+        about, _, rest = str(self).replace(". Choose one: ", "; choose one: ").partition(": ")
+        found, _, remedy = rest.partition("; ")
+        return Said(about, found, remedy)
 
 
 class ConfigError(MukiError):

@@ -58,7 +58,7 @@ def finetune(
 
     from muki.student.model import load_student
     from muki.student.saving import save_classifier
-    from muki.teachers.checks import usable_length
+    from muki.tokenization import usable_length
 
     output = Path(output)
     require_local(output)

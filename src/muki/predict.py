@@ -14,27 +14,19 @@ import torch
 
 from muki import compute
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import (
-    brings_code,
-    ensure_padding,
-    is_missing_folder,
-    lacks_tokenizer,
-    loading_errors,
-    quiet_transformers,
-)
+from muki.checkpoints import loading_errors, quiet_transformers, refuse_remote_code, require_checkpoint
 from muki.errors import MukiError, StudentError, first_line
 from muki.files import replacing, require_local
 from muki.formulas import Array, softmax
 from muki.labels import label_names
 from muki.progress import Advance
 from muki.texts import Text
+from muki.tokenization import require_padding, saved_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _CHUNK = 1024
-_USUAL_LENGTH = 512  # where a tokenizer does not say
-_NO_LENGTH = 1_000_000  # transformers writes a very large number then
 
 
 @dataclass
@@ -69,20 +61,9 @@ class Classifier:
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        if is_missing_folder(str(folder)):
-            raise StudentError(f"model '{folder}': no such folder; give a save_pretrained folder or a Hub id")
-        if Path(folder).exists() and not (Path(folder) / "config.json").exists():
-            raise StudentError(f"model '{folder}': no config.json there; give the folder that save_pretrained wrote")
-        if lacks_tokenizer(str(folder)):
-            raise StudentError(
-                f"model '{folder}': no tokenizer there; save the model's own tokenizer in that folder "
-                "(tokenizer.save_pretrained)"
-            )
-        if not trust_remote_code and brings_code(folder):
-            raise StudentError(
-                f"model '{folder}': its checkpoint wants to run code of its own (config.json has auto_map); read that "
-                "code, then allow it with --trust-remote-code"
-            )
+        require_checkpoint(str(folder), "model", StudentError)
+        if not trust_remote_code:
+            refuse_remote_code(str(folder), "model", StudentError)
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -93,8 +74,7 @@ class Classifier:
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"])[:3])
             raise StudentError(f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {missing}")
-        if not ensure_padding(tokenizer, model.config):
-            raise StudentError(f"model '{folder}': its tokenizer has neither a padding token nor an end token; set one")
+        require_padding(tokenizer, "model", StudentError, model.config)
         model = model.to(compute.device()).eval()
         return cls(model, tokenizer, max_length or saved_length(tokenizer), prefix)
 
@@ -117,12 +97,6 @@ class Classifier:
                 f"{texts[bad[0]].row}; check the checkpoint, its training may have diverged"
             )
         return softmax(logits)
-
-
-def saved_length(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens per text that a saved tokenizer stands for: ours says what the student was trained on."""
-    length = int(tokenizer.model_max_length)
-    return length if length < _NO_LENGTH else _USUAL_LENGTH
 
 
 def stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from muki.config import RunConfig
 from muki.errors import RunFolderError, StaleError
@@ -13,6 +14,8 @@ from muki.run_folder import RunFolder
 from muki.scored import scored_teachers
 from muki.student.merging import merge_fingerprint
 from muki.student.training import student_fingerprint, training_settings
+
+_NAMED = 3  # settings that a message names
 
 
 def require_current(config: RunConfig, run: RunFolder) -> None:
@@ -33,12 +36,10 @@ def require_described(config: RunConfig, run: RunFolder) -> None:
     Raises:
         StaleError: they are of other settings.
     """
-    made = (read_json(run.supervision_summary) or {}).get("method")
-    if made is not None and made != config.method.model_dump():
-        raise _stale(run.supervision, "the supervision", "settings", "supervise")
-    trained = (read_json(run.training) or {}).get("settings")
-    if trained is not None and trained != training_settings(config.student, config.training):
-        raise _stale(run.student, "the student", "settings", "train")
+    if changed := _changed_method(config, run):
+        raise _stale(run.supervision, "the supervision", changed, "supervise")
+    if changed := _changed_training(config, run):
+        raise _stale(run.student, "the student", changed, "train")
 
 
 def require_supervision(config: RunConfig, run: RunFolder) -> None:
@@ -50,7 +51,8 @@ def require_supervision(config: RunConfig, run: RunFolder) -> None:
     """
     made = _made(run.supervision_summary, run.supervision, "finished supervision", "supervise")
     if made != scored_pool(config, run, write=False).fingerprint(SUPERVISION_VERSION, config.method):
-        raise _stale(run.supervision, "the supervision", "settings, scores or texts", "supervise")
+        others = _changed_method(config, run) or "settings, scores or texts"
+        raise _stale(run.supervision, "the supervision", others, "supervise")
 
 
 def require_student(config: RunConfig, run: RunFolder) -> None:
@@ -70,7 +72,7 @@ def require_student(config: RunConfig, run: RunFolder) -> None:
         taught = _made(run.supervision_summary, run.supervision, "finished supervision", "supervise")
         wanted = student_fingerprint(taught, config.student, config.training, space)
     if made != wanted:
-        raise _stale(run.student, "the student", "settings or supervision", "train")
+        raise _stale(run.student, "the student", _changed_training(config, run) or "settings or supervision", "train")
 
 
 def _made(record: Path, folder: Path, what: str, stage: str) -> str:
@@ -79,6 +81,32 @@ def _made(record: Path, folder: Path, what: str, stage: str) -> str:
     if known is None:
         raise RunFolderError(f"{folder}: no {what}; run `muki {stage} {folder.parent}` first")
     return str(known["fingerprint"])
+
+
+def _changed_method(config: RunConfig, run: RunFolder) -> str:
+    there = (read_json(run.supervision_summary) or {}).get("method")
+    return "" if there is None else _changed({"method": there}, {"method": config.method.model_dump(mode="json")})
+
+
+def _changed_training(config: RunConfig, run: RunFolder) -> str:
+    there = (read_json(run.training) or {}).get("settings")
+    return "" if there is None else _changed(there, training_settings(config.student, config.training))
+
+
+def _changed(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """In words the settings that differ, by the names that --set takes; empty if none does."""
+    differ = [
+        f"{part}.{name} {_value(there[part].get(name))} there, {_value(here[part].get(name))} here"
+        for part in here
+        for name in {**there[part], **here[part]}
+        if there[part].get(name) != here[part].get(name)
+    ]
+    more = f", and {len(differ) - _NAMED} more" if len(differ) > _NAMED else ""
+    return f"settings ({'; '.join(differ[:_NAMED])}{more})" if differ else ""
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _stale(folder: Path, what: str, others: str, stage: str) -> StaleError:

@@ -24,24 +24,18 @@ from numpy.typing import NDArray
 from muki import compute
 from muki.arrow import matrix, vectors
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import (
-    ensure_padding,
-    folder_fingerprint,
-    load_student_model,
-    loading_errors,
-    quiet_transformers,
-)
+from muki.checkpoints import folder_fingerprint, load_student_model, loading_errors, quiet_transformers
 from muki.config import RunConfig, StudentConfig
 from muki.errors import NoHiddenStatesError, RunFolderError, StudentError, first_line
 from muki.files import fingerprint, replacing
+from muki.hidden_states import mean_state
 from muki.labels import LabelSpace
 from muki.progress import progress
 from muki.routing.names import readable
 from muki.run_folder import RunFolder, Split
 from muki.scored import scored_labels, scored_texts
-from muki.teachers.checks import usable_length
-from muki.teachers.features import mean_state
 from muki.texts import Shard, Text, TextShards
+from muki.tokenization import ensure_padding, usable_length
 
 logger = logging.getLogger(__name__)
 

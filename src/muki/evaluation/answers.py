@@ -17,11 +17,11 @@ from muki.checkpoints import folder_fingerprint
 from muki.config import RunConfig
 from muki.errors import RunFolderError
 from muki.files import fingerprint, replacing
+from muki.hashing import splitmix64
 from muki.predict import Classifier, stream
 from muki.progress import progress
 from muki.run_folder import RunFolder, Split
 from muki.student.data import split_holdout
-from muki.teachers.masks import splitmix64
 from muki.texts import Text, TextShards
 
 MOST_OF_POOL = 20_000

@@ -23,11 +23,11 @@ from muki.student.head import MOST_TEXTS
 from muki.student.losses import integration_loss
 from muki.student.model import load_student
 from muki.student.trainer import steps_per_epoch
-from muki.teachers.checks import usable_length
 from muki.teachers.loading import Teacher
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.scoring import Passes, score_texts
 from muki.texts import Text
+from muki.tokenization import usable_length
 
 _FIXED_SECONDS = 12.0  # starting Python, loading libraries, drawing the report
 _WARM_UP = 24

@@ -24,12 +24,12 @@ from muki.preparation import load_from_config
 from muki.routing.scores import available, parts_of
 from muki.student.model import load_tokenizer
 from muki.teachers.bases import Base, base_of, difference
-from muki.teachers.checks import longest
 from muki.teachers.dropout import dropout_rates
 from muki.teachers.outputs import TeacherOutputs, teacher_certainty, teacher_predictions
 from muki.teachers.provenance import provenance
 from muki.teachers.scoring import Passes, probe_dropout
 from muki.texts import Columns, Text, read
+from muki.tokenization import longest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -343,6 +343,5 @@ def _count_test(config: RunConfig) -> int:
 
 def _problem(error: MukiError) -> Finding:
     """An error that would stop the run, in its own words: they name the remedy."""
-    about, _, said = str(error).replace(". Choose one: ", "; choose one: ").partition(": ")
-    text, _, remedy = said.partition("; ")
-    return Finding("problem", about.replace("'", ""), text, remedy or "mend it before the run")
+    about, found, remedy = error.said()
+    return Finding("problem", about.replace("'", ""), found, remedy or "mend it before the run")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from muki.checkpoints import lacks_tokenizer
+from muki.checkpoints import has_tokenizer, is_adapter, loading_errors, require_checkpoint
 from muki.errors import ConfigError, TeacherError, TextsError, first_line
 from muki.inspection.findings import alike_labels, yaml_name
 from muki.inspection.look import tokens_of
 from muki.inspection.texts import look
 from muki.labels import is_generic, label_names
-from muki.teachers.checks import longest, require_folder_if_path
+from muki.teachers.adapters import read_adapter
 from muki.teachers.dropout import dropout_rates
 from muki.teachers.provenance import provenance
 from muki.texts import Columns, read
+from muki.tokenization import longest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 _STEPS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 
@@ -33,8 +37,6 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         TeacherError: one cannot be read.
         TextsError: the texts cannot be read.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     if len(models) < 2:
         raise ConfigError(f"muki inspect --init: two or more teachers are needed, found {len(models)}")
     sample = look(read(texts, Columns(text_column)), most=20_000).sample
@@ -44,19 +46,9 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
     lines, wanted, limits = ["teachers:"], 0, {}
     for model in models:
         name = Path(model).name
-        require_folder_if_path(model, name)
-        if lacks_tokenizer(model):
-            raise TeacherError(
-                f"teacher '{name}': no tokenizer in '{model}'; save the model's own tokenizer there "
-                "(tokenizer.save_pretrained)"
-            )
-        try:
-            config, tokenizer = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-        except (OSError, ValueError) as error:
-            raise TeacherError(f"teacher '{name}': cannot be read ({first_line(error)})") from None
+        config, tokenizer, own = _read(model, name)
         tokens = tokens_of(tokenizer, sample, 10**6)
         wanted, limits[model] = max(wanted, tokens.p95), longest(config, tokenizer)
-        own = label_names(config)
         labels[name if name not in labels else f"{name}-{len(labels) + 1}"] = own
         lines += _teacher_lines(model, own, config, min(_rounded(tokens.p95), limits[model]), tokens.p95)
     lines += [f"  # {line}" for line in _merging(labels)]
@@ -76,6 +68,23 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         "output: run",
         "",
     ])  # fmt: skip
+
+
+def _read(model: str, name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, list[str]]:
+    """A teacher's configuration, tokenizer and label names; of an adapter, the base's configuration."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    require_checkpoint(model, f"teacher '{name}'", TeacherError, adapters=True)
+    try:
+        if not is_adapter(model):
+            config = AutoConfig.from_pretrained(model)
+            return config, AutoTokenizer.from_pretrained(model), label_names(config)
+        adapter = read_adapter(Path(model), name)
+        config = AutoConfig.from_pretrained(adapter.base, revision=adapter.revision)
+        tokenizer = AutoTokenizer.from_pretrained(model if has_tokenizer(model) else adapter.base)
+        return config, tokenizer, list(adapter.labels)
+    except loading_errors() as error:
+        raise TeacherError(f"teacher '{name}': cannot be read ({first_line(error)})") from None
 
 
 def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int, wanted: int) -> list[str]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from muki.batches import Encoding
+from muki.hashing import splitmix64
 from muki.integration.store import Supervision
-from muki.teachers.masks import splitmix64
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

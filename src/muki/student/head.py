@@ -18,8 +18,8 @@ from torch import nn
 from muki import compute
 from muki.batches import length_batches
 from muki.errors import StudentError
+from muki.hidden_states import head_inputs
 from muki.student.data import SupervisedTexts, stacked_supervision
-from muki.teachers.features import head_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

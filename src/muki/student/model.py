@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from muki.checkpoints import ensure_padding, is_missing_folder, lacks_tokenizer, load_student_model, loading_errors
+from muki.checkpoints import load_student_model, loading_errors, refuse_remote_code, require_checkpoint
 from muki.errors import StudentError, first_line
+from muki.tokenization import ensure_padding, require_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,20 +60,15 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if is_missing_folder(model):
-        raise StudentError(f"student '{model}': no such folder; give a save_pretrained folder or a Hub id")
-    if lacks_tokenizer(model):
-        raise StudentError(
-            f"student '{model}': no tokenizer there; save the model's own tokenizer in that folder "
-            "(tokenizer.save_pretrained)"
-        )
+    require_checkpoint(model, "student", StudentError)
+    if not trust_remote_code:
+        refuse_remote_code(model, "student", StudentError)
     try:
         AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     except loading_errors() as error:
         raise _cannot_load(model, error) from error
-    if not ensure_padding(tokenizer):
-        raise StudentError(f"student '{model}': its tokenizer has neither a padding token nor an end token; set one")
+    require_padding(tokenizer, "student", StudentError)
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from muki.hidden_states import mean_state
 from muki.student.losses import (
     decoupled_loss,
     integration_loss,
@@ -21,7 +22,6 @@ from muki.student.losses import (
     squared_error,
     within_group_loss,
 )
-from muki.teachers.features import mean_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -27,8 +27,8 @@ from muki.student.model import load_student
 from muki.student.objectives import make_objective
 from muki.student.saving import is_saved, save_student
 from muki.student.trainer import IntegrationTrainer, quiet, require_finite, steps_per_epoch, training_arguments
-from muki.teachers.checks import usable_length
 from muki.texts import TextShards
+from muki.tokenization import usable_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

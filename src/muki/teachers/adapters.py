@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from muki.checkpoints import has_tokenizer, refuse_remote_code
 from muki.errors import TeacherError
-from muki.teachers.checks import refuse_remote_code
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Adapter(NamedTuple):
+    """What an adapter's folder says of itself: its base, the base's revision, and the label names by column."""
+
+    base: str
+    revision: str | None
+    labels: tuple[str, ...]
+
+
+def read_adapter(folder: Path, name: str) -> Adapter:
+    """Read an adapter's folder, without its base.
+
+    Args:
+        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        name: the teacher's, for messages.
+
+    Raises:
+        TeacherError: no safetensors, or no classification head.
+    """
+    return _described(folder, _tensors(folder, name), name)
 
 
 def load_adapter(
@@ -36,12 +57,11 @@ def load_adapter(
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = adapter["base_model_name_or_path"]
-    refuse_remote_code(base, name, trust_remote_code)
-    source: dict[str, Any] = {"revision": adapter.get("revision"), "trust_remote_code": trust_remote_code}
     tensors = _tensors(folder, name)
-    labels = _adapter_labels(folder, _head_size(tensors, folder, name))
+    base, revision, labels = _described(folder, tensors, name)
+    if not trust_remote_code:
+        refuse_remote_code(base, f"teacher '{name}'", TeacherError)
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with torch.random.fork_rng():  # peft draws what it then reads from the adapter
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
             base,
@@ -54,9 +74,15 @@ def load_adapter(
         )
         _require_weights(info, set(tensors), base, folder, name)
         model: Any = PeftModel.from_pretrained(loaded, str(folder))
-    if (folder / "tokenizer_config.json").exists():
+    if has_tokenizer(str(folder)):
         return model, AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     return model, AutoTokenizer.from_pretrained(base, **source)
+
+
+def _described(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> Adapter:
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    labels = _adapter_labels(folder, _head_size(tensors, folder, name))
+    return Adapter(config["base_model_name_or_path"], config.get("revision"), tuple(labels))
 
 
 def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -14,21 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from muki import compute
-from muki.checkpoints import lacks_tokenizer, loading_errors, quiet_transformers
+from muki.checkpoints import is_adapter, loading_errors, quiet_transformers, refuse_remote_code, require_checkpoint
 from muki.errors import TeacherError, first_line
 from muki.files import fingerprint
 from muki.labels import label_names, rename
 from muki.teachers.adapters import load_adapter
-from muki.teachers.checks import (
-    refuse_remote_code,
-    require_folder_if_path,
-    require_label_names,
-    require_padding,
-    require_single_label_classifier,
-    usable_length,
-)
+from muki.teachers.checks import require_label_names, require_single_label_classifier
 from muki.teachers.dropout import with_dropout
 from muki.teachers.masks import DropoutMasks, widest_site
+from muki.tokenization import require_padding, usable_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,7 +131,7 @@ def load_teacher(
     name = name or Path(model).name or model
     if dtype not in _FORMATS:
         raise TeacherError(f"teacher '{name}': unknown dtype '{dtype}'; known: {', '.join(_FORMATS)}")
-    require_folder_if_path(model, name)
+    require_checkpoint(model, f"teacher '{name}'", TeacherError, adapters=True)
     try:
         loaded, tokenizer = _load(
             model,
@@ -174,7 +168,7 @@ def wrap_teacher(
     require_label_names(model.config, name)
     own_labels = label_names(model.config)
     renamed = rename(name, own_labels, labels or {})
-    require_padding(model, tokenizer, name)
+    require_padding(tokenizer, f"teacher '{name}'", TeacherError, model.config)
     content = content_fingerprint(model, tokenizer)
     if dropout_override is not None:
         model = with_dropout(model, dropout_override)
@@ -216,14 +210,10 @@ def _load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    if (Path(model) / "adapter_config.json").exists():
+    if is_adapter(model):
         return load_adapter(Path(model), name, dtype, trust)
-    if lacks_tokenizer(model):
-        raise TeacherError(
-            f"teacher '{name}': no tokenizer in '{model}'; save the model's own tokenizer there "
-            "(tokenizer.save_pretrained)"
-        )
-    refuse_remote_code(model, name, trust)
+    if not trust:
+        refuse_remote_code(model, f"teacher '{name}'", TeacherError)
     config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
     require_single_label_classifier(config, name)
     loaded, info = AutoModelForSequenceClassification.from_pretrained(

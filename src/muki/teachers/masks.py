@@ -27,10 +27,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
+from muki.hashing import splitmix64
+
 _MIN_TABLE = 1 << 22
 _MAX_TABLE = 1 << 28  # 1 GiB in float32; wider sites (attention over thousands of tokens) take torch's own dropout
 _TABLE_SEED = 20_221_005
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class DropoutMasks(TorchFunctionMode):
@@ -158,14 +159,6 @@ def pass_keys(seed: int, rows: NDArray[np.int64], number: int) -> NDArray[np.uin
     """
     base = splitmix64(splitmix64(np.array([seed % 2**64], dtype=np.uint64)) + np.uint64(number))
     return splitmix64(base + rows.astype(np.uint64))  # nested, not xor-ed: (seed, row) and (row, seed) must differ
-
-
-def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix 64-bit integers (Steele, Lea and Flood, 2014): a bijection whose outputs look independent."""
-    z = x + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def _by_windows(
