@@ -297,6 +297,16 @@ def test_a_push_that_is_refused_says_what_to_do(run: Path, hub: Hub, status: int
     assert hub.commits == []
 
 
+def test_without_a_token_the_hub_is_not_asked(run: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    result = invoke("push", run, "--repo", "team/help-desk")
+    assert result.exit_code == 2
+    said = "muki: push to 'team/help-desk': no token of the Hub on this machine; run `hf auth login` first\n"
+    assert result.stderr.startswith(said)
+    assert hub.asked == []
+
+
 def test_a_run_without_a_card_is_not_pushed(run: Path, hub: Hub, tmp_path: Path):
     import shutil
 

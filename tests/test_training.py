@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import works
 from runs import FLOAT32, Folder
 from safetensors.torch import load_file
 
@@ -114,6 +118,21 @@ def test_progress_of_continued_work_does_not_count_what_was_done_before(
     with caplog.at_level(logging.INFO, "muki"), progress("training", 104, "steps", done=100) as advance:
         advance(2)
     assert caplog.messages == ["training: 102/104 steps, 0.2/s, 0:10 left", "training: 2 steps in 0:10"]
+
+
+def test_processes_of_a_launcher_train_one_student_together(tmp_path: Path, finished: Folder):
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    settings = ["training.epochs=2", "training.batch_size=5"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "muki", "train", str(root)]
+    more = [part for setting in settings for part in ("--set", setting)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command, *more], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = Folder(root).json("training.json")
+    assert (record["texts"], record["steps"]) == (36, 2 * 4)  # 36 texts, two processes with 5 each
+    assert done.stderr.count("training on 36 texts, 4 held out") == 1  # one of them speaks
+    assert not (root / "checkpoints").exists()
+    assert f"student: reusing {root}/student" in works("train", root).stderr
 
 
 def test_patience_stops_the_training(tmp_path: Path, finished: Folder):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from muki import cli_look
-from muki.cli_base import CurrentRun as _Run, Run, config_of, guarded
+from muki.cli_base import CurrentRun as _Run, Run, config_of, guarded, one_speaks
 from muki.errors import ConfigError
 
 app = typer.Typer(
@@ -175,6 +175,7 @@ def train(run: Run, set_: Set = []) -> None:  # noqa: B006
     """
     from muki import pipeline
 
+    one_speaks()
     pipeline.train(config_of(run, set_))
 
 

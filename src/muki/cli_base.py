@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from muki.errors import MukiError, OutputTakenError, StaleError, first_line
+from muki.processes import is_first
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or its YAML file")]
 
@@ -79,6 +80,12 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def one_speaks() -> None:
+    """Of the processes that a launcher started for one work, only the first reports; all of them warn."""
+    if not is_first():
+        logging.getLogger("muki").setLevel(logging.WARNING)
 
 
 def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool = False) -> Any:

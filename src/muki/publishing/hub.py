@@ -52,7 +52,7 @@ def push(run: RunFolder, repo: str, *, public: bool = False, report: bool = True
     if report:
         files |= {f"report/{path.name}": path for path in (run.report, run.metrics) if path.exists()}
     adding = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in sorted(files.items())]
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=True)  # refuses before it asks without one
     try:
         made = api.create_repo(repo, private=not public, exist_ok=True)
         api.create_commit(made.repo_id, adding, commit_message=message or "A student made with muki")

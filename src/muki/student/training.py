@@ -12,6 +12,7 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
+from muki import compute
 from muki.batches import tokenize
 from muki.checkpoints import folder_fingerprint
 from muki.config import RunConfig, StudentConfig, TrainingConfig
@@ -115,7 +116,7 @@ def student_fingerprint(
 def _matching_checkpoint(checkpoints: Path, key: str) -> str | None:
     """The last checkpoint of this very training; checkpoints of another are removed."""
     mark = checkpoints / "fingerprint.json"
-    with PartialState().main_process_first():
+    with PartialState(cpu=compute.device() == "cpu").main_process_first():
         if read_json(mark) == key:
             for folder in checkpoints.glob("checkpoint-*"):
                 if read_json(folder / "trainer_state.json") is None:  # cut short while it was written
