@@ -22,9 +22,17 @@ _HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname()) or "here"
 
 def fingerprint(*parts: object) -> str:
     """Hash JSON-able parts (or bytes) to 32 hexadecimal digits. Equal parts, equal fingerprint, on any machine."""
+    return fingerprint_of(parts)
+
+
+def fingerprint_of(parts: Iterable[object]) -> str:
+    """As `fingerprint`, of parts that need not all be in memory at once; a memoryview counts as its bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, ensure_ascii=False).encode()
+        if isinstance(part, bytes | memoryview):
+            data: bytes | memoryview = part
+        else:
+            data = json.dumps(part, sort_keys=True, ensure_ascii=False).encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()

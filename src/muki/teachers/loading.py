@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from muki import compute
 from muki.checkpoints import is_adapter, loading_errors, quiet_transformers, refuse_remote_code, require_checkpoint
 from muki.errors import TeacherError, first_line
-from muki.files import fingerprint
+from muki.files import fingerprint_of
 from muki.labels import label_names, rename
 from muki.teachers.adapters import load_adapter
 from muki.teachers.checks import require_label_names, require_single_label_classifier
@@ -190,18 +190,22 @@ def wrap_teacher(
 
 def content_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """Fingerprint what decides a teacher's outputs: weights, label names and tokenizer."""
-    parts: list[object] = [type(model).__name__, label_names(model.config)]
+    return fingerprint_of(_content(model, tokenizer))
+
+
+def _content(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[object]:
+    yield type(model).__name__
+    yield label_names(model.config)
     for key, tensor in sorted(model.state_dict().items()):
         if ".original_module." in key:  # a PEFT model keeps the base's unused head, random at each load
             continue
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        parts += [key, list(tensor.shape), str(tensor.dtype), flat.view(torch.uint8).numpy().tobytes()]
+        yield from (key, list(tensor.shape), str(tensor.dtype), memoryview(flat.view(torch.uint8).numpy()))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        parts.append(sorted(tokenizer.get_vocab().items()))
+        yield sorted(tokenizer.get_vocab().items())
     else:  # truncation and padding are set anew at each call
-        parts.append({k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")})
-    return fingerprint(*parts)
+        yield {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
 
 
 @quiet_transformers()
