@@ -47,14 +47,14 @@ ABLATIONS: dict[str, list[Any]] = {
     "no factor |L_i|": [patch.object(PoolModel, "log_weights", without_priors)],
     "the view alone decides (no second judge)": [patch.object(Evidence, "log_weights", view_alone)],
     "names always heard": [patch.object(fitting, "mean_something", lambda *_: True)],
-    "names cannot speak against the view": [patch.object(fitting, "agreement", lambda _: 1.0)],
+    "names cannot speak against the view": [patch.object(fitting, "agreement", lambda _: np.ones(1))],
     "teachers as they are (no temperatures)": [
         patch.object(fitting, "teacher_temperatures", lambda logits, *_: np.ones(len(logits)))
     ],
     "the view always trusted": [
         patch.object(Refined, "trusted", True),
         patch.object(Trust, "earned", True),
-        patch.object(fitting, "agreement", lambda _: 1.0),
+        patch.object(fitting, "agreement", lambda _: np.ones(1)),
     ],
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from muki.routing.calibration import match_shares, mixture, normal_ranks, standa
 from muki.routing.density import ClassGaussians, neighbour_distance, principal_axes, unit_length
 from muki.routing.evidence import Evidence, temper
 from muki.routing.foreign import ForeignTexts, excess_on_the_right
-from muki.routing.refinement import FOLDS, Neighbourhood, PoolModel, Refined, Trust, agreement, trust
+from muki.routing.refinement import FOLDS, Neighbourhood, PoolModel, Refined, Trust, agreement, has_fallen, trust
 from muki.routing.scores import fit_scores, routing_scores
 from muki.teachers.outputs import TeacherOutputs
 
@@ -450,8 +451,28 @@ def test_second_moments_are_of_the_texts_of_all_other_folds_whatever_the_targets
 
 def test_agreement_is_the_mean_over_all_pairs_of_judges():
     first, second = np.eye(2)[[0, 0, 1]], np.eye(2)[[0, 1, 1]]
-    assert agreement([first, second, first]) == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)  # 7/9
-    assert agreement([first]) == 1.0
+    np.testing.assert_allclose(agreement([first, second, first]), [1, 1 / 3, 1])
+    np.testing.assert_array_equal(agreement([first]), np.ones(3))
+
+
+def test_agreement_has_fallen_only_where_chance_cannot_explain_it():
+    before, after = np.zeros(400), np.zeros(400)
+    before[:50], after[50:75] = 1, 1  # mean change -25 / 400, deviation sqrt(75 / 400 - 1 / 256) = 0.4286
+    assert has_fallen(before, after)  # 0.0625 is more than 2 * 0.4286 / 20 = 0.0429
+    after[75:90] = 1  # -10 / 400, deviation 0.4743
+    assert not has_fallen(before, after)  # 0.025 is less than 0.0474
+    assert not has_fallen(before, before)
+    assert not has_fallen(after, before)
+
+
+def test_a_pool_is_trusted_where_the_parts_end_further_apart_by_chance_only(monkeypatch: pytest.MonkeyPatch):
+    outputs, space, view, owner = pool()
+    before, after = np.r_[np.ones(1000), np.zeros(1000)], np.r_[np.zeros(100), np.ones(995), np.zeros(905)]
+    judged = itertools.cycle([before, after])  # 0.500 and 0.4975
+    monkeypatch.setattr("muki.routing.refinement.agreement", lambda _: next(judged))
+    router = fit_router(PLUS, outputs, space, view)
+    assert router.findings["refined"] == 1.0
+    assert right(router(outputs, view).weights, owner) > 0.95
 
 
 def test_a_view_that_says_nothing_favours_no_teacher_however_many_labels_it_has():

@@ -173,7 +173,8 @@ def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
     found = refine(texts, parts, router.importance, router.columns, pool.n_labels)
     # The names come from the view itself: they may speak against it, but not for it.
     scores, view = router.joined(parts), found.model.log_weights(texts)
-    against = named is not None and agreement(map(by_group, [named, view])) < agreement(map(by_group, [named, scores]))
+    by_names = [] if named is None else [agreement(map(by_group, [named, one])).mean() for one in (scores, view)]
+    against = by_names != sorted(by_names)  # they side with the scores
     trusted = found.trusted and not against
     accuracies = {"view": found.trust.view_accuracy, "score": found.trust.score_accuracy}
     judged = {who: accuracy for who, accuracy in accuracies.items() if not np.isnan(accuracy)}

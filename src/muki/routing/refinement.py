@@ -39,6 +39,7 @@ SHARPNESS = 4.0  # of the start: softmax(4 · score), scores in standard deviati
 _SETTLED = 0.02  # offsets that change less are settled, in standard deviations
 _BEYOND_CHANCE = 0.5  # Cohen's kappa that a trusted view needs
 _TELLING = 0.2  # a view that is right so much more often than each way of being wrong can judge the scores
+_CHANCE = 2.0  # standard errors within which two means are not told apart
 _FEWEST = 30  # texts on which something hangs on the choice, to judge the scores by
 
 
@@ -135,7 +136,7 @@ class Refined:
         model: of the pool.
         importance: how much each part of the score counts, shape (P,).
         offsets: of the joined scores, so that they fit the teachers' shares of the pool, shape (N,).
-        converging: EM from the parts alone ends at routings that agree at least as often as the parts.
+        converging: EM from the parts alone ends at routings that agree as often as the parts, up to chance.
         trust: in the view.
     """
 
@@ -157,7 +158,7 @@ def refine(
     """EM over the pool from standardised scores.
 
     EM from each part of the score alone shows two things. If the pool shows the classes, parts that know different
-    things end closer together than they began. And a part is believed as far as the view bears it out (`coherence`).
+    things end no further apart than they began. And a part is believed as far as the view bears it out (`coherence`).
 
     The start that joins them gives every teacher the same share of the pool, or less where others know its labels too.
     EM finds better shares; the start is shifted to these and EM begins anew, until they settle. The view can earn trust
@@ -176,7 +177,7 @@ def refine(
     em = partial(expectation_maximisation, texts, columns=columns, n_labels=n_labels)
     alone = list(np.moveaxis(parts, -1, 0))
     ends = [em(part)[1] for part in alone]
-    converging = agreement(map(by_group, ends)) >= agreement(map(by_group, alone))
+    converging = not has_fallen(agreement(map(by_group, alone)), agreement(map(by_group, ends)))
     borne_out = [coherence(part, end) for part, end in zip(alone, ends, strict=True)]
     importance = priors * np.square(borne_out) if max(borne_out) > 0 else priors
     start = join(parts, importance)
@@ -211,11 +212,20 @@ def join(parts: Array, importance: Array) -> Array:
     return joined / max(float(joined.std()), 1e-12)
 
 
-def agreement(judges: Iterable[Array]) -> float:
-    """How often two judges, each of shape (n, G), choose the same group; mean over all pairs, 1 for one judge."""
+def agreement(judges: Iterable[Array]) -> Array:
+    """For each text, the share of pairs of judges (each of shape (n, G)) that choose one group; 1 for one judge."""
     chosen = [one.argmax(axis=-1) for one in judges]
-    pairs = [float((a == b).mean()) for a, b in itertools.combinations(chosen, 2)]
-    return float(np.mean(pairs)) if pairs else 1.0
+    pairs = [a == b for a, b in itertools.combinations(chosen, 2)]
+    return np.mean(pairs, axis=0) if pairs else np.ones(len(chosen[0]))
+
+
+def has_fallen(before: Array, after: Array) -> bool:
+    """Whether the mean over n texts, both of shape (n,), is lower after than before by more than chance can explain.
+
+    That is by more than two standard errors of the paired difference.
+    """
+    change = after - before
+    return bool(change.mean() < -_CHANCE * change.std() / np.sqrt(len(change)))
 
 
 def coherence(scores: Array, weights: Array) -> float:
