@@ -21,6 +21,7 @@ from muki.labels import LabelSpace
 from muki.predict import Classifier
 from muki.run_folder import RunFolder
 from muki.student.model import _fresh_head, load_student
+from muki.teachers.adapters import read_adapter
 from muki.teachers.loading import load_teacher, wrap_teacher
 from muki.teachers.scoring import score_texts
 from muki.texts import Text, cut
@@ -339,6 +340,22 @@ def test_an_adapter_with_pickled_weights_only_says_so(tmp_path: Path):
         f"teacher 'a': no adapter_model.safetensors in '{folder}' (only adapter_model.bin); save the adapter anew "
         "with a current peft (model.save_pretrained)"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"r":', "is not readable JSON (Expecting value: line 1 column 6 (char 5)); save the adapter anew"),
+        ("{}", "names no base model; write its folder or Hub id there as base_model_name_or_path"),
+    ],
+)
+def test_an_adapter_with_a_broken_description_says_so(content: str, said: str, tmp_path: Path):
+    folder = save_adapter(tmp_path / "a", save_encoder(tmp_path / "base"))
+    (folder / "adapter_config.json").write_text(content, encoding="utf-8")
+    for read in (lambda: load_teacher(str(folder)), lambda: read_adapter(folder, "a")):
+        with pytest.raises(TeacherError) as caught:
+            read()
+        assert str(caught.value) == f"teacher 'a': '{folder}/adapter_config.json' {said}"
 
 
 def test_an_adapter_without_a_part_that_its_base_lacks_is_refused(tmp_path: Path):

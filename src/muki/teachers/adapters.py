@@ -30,7 +30,7 @@ def read_adapter(folder: Path, name: str) -> Adapter:
         name: the teacher's, for messages.
 
     Raises:
-        TeacherError: no safetensors, or no classification head.
+        TeacherError: a broken `adapter_config.json`, no safetensors, or no classification head.
     """
     return _described(folder, _tensors(folder, name), name)
 
@@ -80,7 +80,18 @@ def load_adapter(
 
 
 def _described(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> Adapter:
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    path = folder / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TeacherError(
+            f"teacher '{name}': '{path}' is not readable JSON ({error}); save the adapter anew"
+        ) from None
+    if not config.get("base_model_name_or_path"):
+        raise TeacherError(
+            f"teacher '{name}': '{path}' names no base model; write its folder or Hub id there as "
+            "base_model_name_or_path"
+        )
     labels = _adapter_labels(folder, _head_size(tensors, folder, name))
     return Adapter(config["base_model_name_or_path"], config.get("revision"), tuple(labels))
 
