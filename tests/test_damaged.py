@@ -12,6 +12,9 @@ import pytest
 from commands import invoke
 from interrupting import assert_same_result, counted, go_on, stopped, times, works
 
+from muki.errors import RunFolderError
+from muki.integration.store import load_supervision
+
 
 def flip(path: Path, column: int) -> None:
     """Flip one bit in the middle of a column's values."""
@@ -65,6 +68,14 @@ def test_damaged_scores_stop_a_single_later_stage_with_the_way_out(unbroken_copy
     assert result.exit_code == 2
     assert f"muki: {path}: scores cannot be used (missing or damaged); run `muki score` first\n" in result.stderr
     go_on(result.stderr)
+
+
+def test_damaged_supervision_stops_a_single_later_stage_with_the_way_out(unbroken_copy: Path):
+    path = unbroken_copy / "supervision" / "shard-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(RunFolderError) as caught:
+        load_supervision(path.parent)
+    assert str(caught.value) == (f"{path.parent}: files are missing or damaged; run `muki supervise {unbroken_copy}`")
 
 
 @pytest.mark.parametrize(

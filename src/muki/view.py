@@ -7,6 +7,7 @@ labels' names are texts too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from muki import compute
 from muki.arrow import matrix, vectors
-from muki.batches import BATCH_TOKENS, length_batches, tokenize
+from muki.batches import BATCH_TOKENS, length_batches, require_known_tokens, tokenize
 from muki.checkpoints import folder_fingerprint, load_student_model, loading_errors, quiet_transformers
 from muki.config import RunConfig, StudentConfig
 from muki.errors import NoHiddenStatesError, RunFolderError, StudentError, first_line
@@ -65,7 +66,7 @@ class Encoder:
             raise StudentError(
                 f"student '{student.model}': its encoder cannot be loaded ({first_line(error)})"
             ) from error
-        ensure_padding(self.tokenizer)
+        ensure_padding(self.tokenizer, self.model.config)
         self.model.to(compute.device())
         self._require_states(student.model)
         self.prefix = student.prefix
@@ -90,14 +91,19 @@ class Encoder:
             raise NoHiddenStatesError(f"student '{name}': {type(self.model).__name__} shows no hidden states")
 
     def encode(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> NDArray[np.float16]:
-        """One vector for each text, shape (n, H)."""
+        """One vector for each text, shape (n, H).
+
+        Raises:
+            StudentError: a token is unknown to the model, or a number is not finite.
+        """
         encodings = tokenize(self.tokenizer, texts, self.max_length, self.prefix)
+        require_known_tokens(encodings, self.model, "student", StudentError)
         result: NDArray[np.float16] | None = None
         for index, batch in length_batches(self.tokenizer, encodings, batch_tokens):
             with torch.inference_mode():
                 inputs = {key: value.to(self.model.device) for key, value in batch.items()}
                 states = self.model(**inputs).last_hidden_state
-                vectors_ = finite_unit_length(mean_state(states, inputs["attention_mask"]).float()).cpu().numpy()
+                vectors_ = finite_unit_length(mean_state(states, inputs["attention_mask"])).cpu().numpy()
             if result is None:
                 result = np.zeros((len(texts), vectors_.shape[-1]), dtype=np.float16)
             result[index] = vectors_
@@ -159,11 +165,10 @@ def read_view(path: Path) -> NDArray[np.float16]:
     Raises:
         RunFolderError: absent or damaged.
     """
-    try:
-        result: NDArray[np.float16] = matrix(pq.read_table(path)["view"])
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise RunFolderError(f"{path}: the student's view of these texts is missing; run `muki supervise`") from error
-    return result
+    found = _read(path)
+    if found is None:
+        raise RunFolderError(f"{path}: the student's view of these texts is missing or damaged; run `muki supervise`")
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,8 @@ def neutral_view(config: RunConfig, run: RunFolder, split: Split, *, write: bool
 
 
 def _write(path: Path, view: NDArray[np.float16], source: object) -> None:
-    table = pa.table({"view": vectors(view)}).replace_schema_metadata({"muki.source": json.dumps(source)})
+    metadata = {"muki.source": json.dumps(source), "muki.digest": _digest(view)}
+    table = pa.table({"view": vectors(view)}).replace_schema_metadata(metadata)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -228,9 +234,21 @@ def _wanted(shard: Shard, settings: str) -> list[str]:
 
 
 def _source(path: Path) -> list[str] | None:
+    """What a file was made from; None where it is absent, cut short or altered."""
+    found = _read(path)
+    return None if found is None else found[1]
+
+
+def _read(path: Path) -> tuple[NDArray[np.float16], list[str]] | None:
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        result: list[str] = json.loads(metadata[b"muki.source"])
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        view: NDArray[np.float16] = matrix(table["view"])
+        source: list[str] = json.loads(metadata[b"muki.source"])
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
-    return result
+    return (view, source) if metadata.get(b"muki.digest") == _digest(view).encode() else None
+
+
+def _digest(view: NDArray[np.float16]) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(view).tobytes(), digest_size=16).hexdigest()

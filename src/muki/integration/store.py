@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from muki.arrow import matrix, vectors
 from muki.errors import RunFolderError
-from muki.files import read_json
+from muki.files import read_json, unchanged
 
 SUMMARY = "supervision.json"
 
@@ -75,9 +75,11 @@ def load_supervision(folder: Path) -> Supervision:
     """Read the whole supervision.
 
     Raises:
-        RunFolderError: the stage is not finished.
+        RunFolderError: the stage is not finished, or its files are not what it wrote.
     """
     summary = _summary(folder)
+    if not unchanged(folder, summary["files"]):
+        raise RunFolderError(f"{folder}: files are missing or damaged; run `muki supervise {folder.parent}`")
     tables = [pq.read_table(folder / name) for name in summary["files"]]
     table = pa.concat_tables(tables).combine_chunks()
 
