@@ -335,6 +335,19 @@ def test_a_teacher_that_owns_nothing_of_the_pool_is_left_out():
     assert right(fit_router(PLUS, outputs, space, view)(outputs, view).weights, owner) > 0.95
 
 
+def test_a_pool_of_one_teachers_texts_is_warned_of(caplog: pytest.LogCaptureFixture):
+    outputs, space, view, owner = pool(shares=(0.98, 0.02), n=600)
+    assert right(fit_router(PLUS, outputs, space, view)(outputs, view).weights, owner) > 0.99
+    assert not caplog.messages
+    outputs, space, view, _ = pool(shares=(1.0, 0.0), n=600)
+    router = fit_router(PLUS, outputs, space, view)
+    assert router.findings == {"refined": 0.0}
+    assert caplog.messages == [
+        "refinement: view and scores give nearly all texts to 't0'; if the pool has none of the others' labels, leave "
+        "these teachers out, or add such texts"
+    ]
+
+
 def test_principal_axes_hold_the_variance():
     x = np.random.default_rng(0).normal(size=(50, 5)) * [1, 9, 1, 5, 1]
     axes = principal_axes(x, 2)

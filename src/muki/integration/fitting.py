@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 FIT_ROWS = 20_000  # statistics of a large pool come from so many of its texts
 _FEWEST = 150  # texts of a pool; fewer do not show its classes
 _TEXTS_PER_AXIS = 4  # of a small pool: a covariance in more dimensions would be one of noise
+_NEARLY_ALL = 0.99  # of the pool: two judges who say this agree by chance
 _ROUNDS = 2  # of weighing the two judges and fitting the pool's classes anew
 
 
@@ -68,7 +69,7 @@ def fit_router(
     pool = _Pool.of(outputs, view, len(space.labels))
     if names is not None:
         router = _hear_names(router, pool, names, space)
-    router, verdict = _judge_view(router, pool)
+    router, verdict = _judge_view(router, pool, list(space.columns))
     found = _refined(router, pool, verdict)
     temperatures = _temperatures(found, pool, view) if method.sharpens else found.temperatures
     if (temperatures == 1).all():
@@ -164,7 +165,7 @@ class _Verdict:
     good: bool
 
 
-def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
+def _judge_view(router: Router, pool: _Pool, teachers: list[str]) -> tuple[Router, _Verdict]:
     """Whether the view shows the pool's classes, by the teachers as they are, and the router with what was found."""
     texts, parts = pool.texts(router), router.parts(pool.outputs)
     named = router.named(texts.distributions, pool.x)
@@ -178,6 +179,13 @@ def _judge_view(router: Router, pool: _Pool) -> tuple[Router, _Verdict]:
     trusted = found.trusted and not against
     accuracies = {"view": found.trust.view_accuracy, "score": found.trust.score_accuracy}
     judged = {who: accuracy for who, accuracy in accuracies.items() if not np.isnan(accuracy)}
+    shares = np.exp(view).mean(axis=0)
+    if not trusted and shares.max() > _NEARLY_ALL:
+        logger.warning(
+            "refinement: view and scores give nearly all texts to '%s'; if the pool has none of the others' labels, "
+            "leave these teachers out, or add such texts", teachers[int(shares.argmax())],
+        )  # fmt: skip
+        judged = {}  # two judges that always say the same
     said = [f"by the {who} about {100 * accuracy:.0f} % right" for who, accuracy in judged.items()]
     logger.info(
         "refinement: %s; %s", ", ".join(said) or "too few texts to judge",
