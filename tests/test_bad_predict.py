@@ -40,6 +40,23 @@ BAD_MODELS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], str
         lambda p: f"model: no tokenizer in '{p}'; save the model's own tokenizer there (tokenizer.save_pretrained)",
     ),
 
+    "label names with a gap": (
+        lambda p, good: copied(good, p, id2label={"0": "a", "1": "b", "5": "c"}),
+        lambda p: (
+            f"model '{p}': its config.json has no label name for column 2 (id2label has 0, 1, 5); name every column "
+            "there"
+        ),
+    ),
+
+    "fewer label names than rows of the head": (
+        lambda p, good: copied(good, p, id2label={"0": "a", "1": "b"}),
+        lambda p: (
+            f"model: classifier.bias has the shape (3,) in the checkpoint '{p}', and config.json asks for (2,); a "
+            "head has one row for each label name: correct id2label there, or save the model anew "
+            "(model.save_pretrained)"
+        ),
+    ),
+
     "weights that are no numbers": (
         lambda p, good: poisoned(copied(good, p), "classifier.weight", 0),
         lambda p: (

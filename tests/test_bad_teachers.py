@@ -126,6 +126,16 @@ BAD_TEACHERS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
         ),
         lambda p: "its config.json has no label name for column 1 (id2label has 0, 5); name every column there",
     ),
+
+    "fewer label names than rows of the head": (
+        lambda p, good: copied(
+            save_teacher(p.with_name("good"), "bert", ["a", "b", "c"]), p, id2label={"0": "a", "2": "c"}
+        ),
+        lambda p: (
+            f"classifier.bias has the shape (3,) in the checkpoint '{p}', and config.json asks for (2,); a head has "
+            "one row for each label name: correct id2label there, or save the model anew (model.save_pretrained)"
+        ),
+    ),
 }  # fmt: skip
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import byte_bpe, model_and_tokenizer, save_adapter, save_encoder, save_teacher
-from transformers import AutoModelForSequenceClassification, XLNetConfig
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, XLNetConfig
 
+from muki.checkpoints import folder_fingerprint
 from muki.config import RunConfig, StudentConfig
-from muki.errors import NoHiddenStatesError, StudentError, TeacherError
+from muki.errors import NoHiddenStatesError, RunFolderError, StudentError, TeacherError
 from muki.finetuning import finetune
 from muki.labels import LabelSpace
 from muki.predict import Classifier
@@ -192,6 +193,50 @@ def save_own_code(folder: Path) -> Path:
     return folder
 
 
+def test_a_damaged_view_is_noticed_and_made_again(tmp_path: Path):
+    config, run = run_with(save_encoder(tmp_path / "s"), tmp_path)
+    made = neutral_view(config, run, "pool")
+    assert made is not None
+    (path,), whole = made.shards, made(0)
+    content = bytearray(path.read_bytes())
+    content[8:40] = bytes(32)  # of the numbers, or of the page's header; the footer is whole
+    path.write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"view of these texts is missing or damaged; run `muki supervise`"):
+        made(0)
+    again = neutral_view(config, run, "pool")
+    assert again is not None
+    np.testing.assert_array_equal(again(0), whole)
+
+
+def test_the_code_of_a_checkpoint_is_part_of_what_it_is(tmp_path: Path):
+    folder = save_own_code(tmp_path / "s")
+    before = folder_fingerprint(str(folder))
+    with (folder / "mine.py").open("a") as code:
+        code.write("# changed\n")
+    assert folder_fingerprint(str(folder)) != before
+
+
+@pytest.mark.parametrize("reader", ["teacher", "view"])
+def test_a_token_that_the_model_does_not_know_is_named_before_it_fails(tmp_path: Path, reader: str):
+    folder = save_teacher(tmp_path / "t", "bert", ["a", "b"])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    known = len(tokenizer)
+    tokenizer.add_tokens(["brexit"])
+    tokenizer.save_pretrained(folder)
+    texts = [Text(0, "a late goal"), Text(1, "brexit")]
+    said = f"its tokenizer makes token {known} of a text, and its model has embeddings for {known} tokens only"
+    if reader == "teacher":
+        teacher = load_teacher(str(folder))
+        score_texts(teacher, texts[:1], passes=0)
+        with pytest.raises(TeacherError, match=f"teacher 't': {said}"):
+            score_texts(teacher, texts, passes=0)
+    else:
+        encoder = Encoder(StudentConfig(model=str(folder)))
+        encoder.encode(texts[:1])
+        with pytest.raises(StudentError, match=f"student: {said}"):
+            encoder.encode(texts)
+
+
 # --- padding ---------------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +286,13 @@ def test_a_decoder_says_the_same_of_a_text_whoever_is_beside_it(tmp_path: Path, 
     np.testing.assert_allclose(alone.logits[0], together.logits[0], atol=1e-5)
     classifier = Classifier.load(str(folder))
     np.testing.assert_allclose(classifier.probabilities(texts[:1])[0], classifier.probabilities(texts)[0], atol=1e-5)
+
+
+def test_a_student_is_padded_with_the_token_that_its_own_configuration_names(tmp_path: Path):
+    folder = str(save_decoder(tmp_path / "decoder", config_pad=1))
+    teacher, (student, tokenizer) = load_teacher(folder), load_student(folder, ["a", "b"])
+    assert student.config.pad_token_id == tokenizer.pad_token_id == teacher.tokenizer.pad_token_id == 1
+    assert Encoder(StudentConfig(model=folder)).tokenizer.pad_token_id == 1
 
 
 @pytest.mark.parametrize("config_pad", [1, 2])
@@ -347,6 +399,7 @@ def test_an_adapter_with_pickled_weights_only_says_so(tmp_path: Path):
     [
         ('{"r":', "is not readable JSON (Expecting value: line 1 column 6 (char 5)); save the adapter anew"),
         ("{}", "names no base model; write its folder or Hub id there as base_model_name_or_path"),
+        ("[]", "is not readable JSON (no JSON object); save the adapter anew"),
     ],
 )
 def test_an_adapter_with_a_broken_description_says_so(content: str, said: str, tmp_path: Path):
@@ -356,6 +409,16 @@ def test_an_adapter_with_a_broken_description_says_so(content: str, said: str, t
         with pytest.raises(TeacherError) as caught:
             read()
         assert str(caught.value) == f"teacher 'a': '{folder}/adapter_config.json' {said}"
+
+
+@pytest.mark.parametrize(("content", "said"), [("{bad", "Expecting property name"), ('["a"]', "no JSON object")])
+def test_an_adapter_with_broken_label_names_says_so(content: str, said: str, tmp_path: Path):
+    folder = save_adapter(tmp_path / "a", save_encoder(tmp_path / "base"))
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(TeacherError, match=rf"teacher 'a': '{folder}/config.json' is not readable JSON \({said}"):
+        read_adapter(folder, "a")
+    (folder / "config.json").write_text('{"id2label": null}', encoding="utf-8")
+    assert read_adapter(folder, "a").labels == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
 def test_an_adapter_without_a_part_that_its_base_lacks_is_refused(tmp_path: Path):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from broken import copied as with_config
 from interrupting import (
     ALL_SCORES,
     NEWS,
@@ -133,6 +134,12 @@ def other_weights(tmp_path_factory: pytest.TempPathFactory, teachers: list[Path]
 
 
 @pytest.fixture(scope="module")
+def other_activation(tmp_path_factory: pytest.TempPathFactory, teachers: list[Path]) -> Path:
+    """The first teacher, whose weights are used in another way."""
+    return with_config(teachers[0], tmp_path_factory.mktemp("other") / "news", hidden_act="relu")
+
+
+@pytest.fixture(scope="module")
 def other_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("other") / "base", seed=9)
 
@@ -143,6 +150,7 @@ CHANGES: dict[str, tuple[list[str], set[str], list[str]]] = {
     "the passes": (["method.passes=4"], ALL_SCORES | RESULT, ["passes (3 to 4)"] * 2),
     "the seed of the masks": (["scoring.seed=1"], ALL_SCORES | RESULT, ["settings"] * 2),
     "a teacher's weights": (["teachers.0.model={weights}"], NEWS | RESULT, ["teacher"]),
+    "a teacher's activation": (["teachers.0.model={activation}"], NEWS | RESULT, ["settings"]),
     "a teacher's prefix": (["teachers.0.prefix='query: '"], NEWS | RESULT, ["settings"]),
     "the epochs": (["training.epochs=1"], {"student"}, []),
     "a field of TrainingArguments": (["training.weight_decay=0.1"], {"student"}, []),
@@ -155,14 +163,16 @@ CHANGES: dict[str, tuple[list[str], set[str], list[str]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_exactly_the_stages_that_depend_on_a_change_are_done_again(
-    tmp_path: Path, request: pytest.FixtureRequest, other_weights: Path, other_encoder: Path, change: str
-):
+    tmp_path: Path, request: pytest.FixtureRequest, other_weights: Path, other_activation: Path, other_encoder: Path,
+    change: str,
+):  # fmt: skip
     overrides, expected, reasons = CHANGES[change]
     with_passes = change in ("the passes", "the seed of the masks")
     finished: Path = request.getfixturevalue("unbroken_with_passes" if with_passes else "unbroken")
     root = copied(finished, tmp_path / "run")
     before = times(root)
-    settings = [item.format(weights=other_weights, encoder=other_encoder) for item in overrides]
+    others = {"weights": other_weights, "activation": other_activation, "encoder": other_encoder}
+    settings = [item.format(**others) for item in overrides]
     said = works("run", root, *(part for item in settings for part in ("--set", item)))
     assert redone(root, before) == expected
     assert [line for line in said.splitlines() if "again" in line] == [

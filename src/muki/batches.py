@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from muki.errors import MukiError
 from muki.texts import Text
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_TOKENS = 2048
 BATCH_ROWS = 256
@@ -29,6 +30,26 @@ def tokenize(
     pairs = [text.text_pair or "" for text in texts] if any(text.text_pair is not None for text in texts) else None
     encoded = tokenizer([prefix + text.text for text in texts], pairs, truncation=True, max_length=max_length)
     return [{key: encoded[key][i] for key in encoded} for i in range(len(texts))]
+
+
+def require_known_tokens(
+    encodings: Sequence[Encoding], model: PreTrainedModel, who: str, error: type[MukiError]
+) -> None:
+    """Refuse tokens that the model has no embedding for; it would fail in the middle, on a GPU beyond recognition.
+
+    Args:
+        encodings: of the texts.
+        model: that is to read them.
+        who: for the message, such as "teacher 'a'".
+        error: what is raised.
+    """
+    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    largest = max((max(encoding["input_ids"], default=0) for encoding in encodings), default=0)
+    if known is not None and largest >= known:
+        raise error(
+            f"{who}: its tokenizer makes token {largest} of a text, and its model has embeddings for {known} tokens "
+            "only; give the tokenizer that the model was trained with (tokenizer.save_pretrained into its folder)"
+        )
 
 
 def length_batches(

@@ -56,6 +56,23 @@ def refuse_remote_code(model: str, who: str, error: type[MukiError]) -> None:
         )
 
 
+def require_own_shapes(info: dict[str, Any], model: str, who: str, error: type[MukiError]) -> None:
+    """Refuse weights of another shape than the configuration says, of which transformers would draw new ones.
+
+    Args:
+        info: what `from_pretrained` says of the loading.
+        model: folder or Hub id.
+        who: for messages, such as "teacher 'a'".
+        error: what is raised.
+    """
+    for key, found, expected in sorted(info["mismatched_keys"])[:1]:
+        raise error(
+            f"{who}: {key} has the shape {tuple(found)} in the checkpoint '{model}', and config.json asks for "
+            f"{tuple(expected)}; a head has one row for each label name: correct id2label there, or save the model "
+            "anew (model.save_pretrained)"
+        )
+
+
 def has_tokenizer(model: str) -> bool:
     """Whether a folder holds a tokenizer; without one, transformers makes one up of special tokens only."""
     return any(any(Path(model).glob(name)) for name in _TOKENIZER)
@@ -80,7 +97,11 @@ def folder_fingerprint(model: str) -> object:
     folder = Path(model)
     if not folder.is_dir():
         return model
-    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".bin", ".txt", ".model")]
+    names = [
+        p
+        for p in sorted(folder.iterdir())
+        if p.suffix in (".json", ".safetensors", ".bin", ".txt", ".model", ".spm", ".bpe", ".py")
+    ]
     return [(p.name, file_fingerprint(p)) for p in names if p.is_file()]
 
 

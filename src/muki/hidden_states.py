@@ -46,9 +46,9 @@ def head_inputs(model: Any, n_labels: int) -> Iterator[HeadInputs]:
 
 
 def mean_state(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens that are not padding: (b, T, H) and (b, T) to (b, H)."""
-    mask = attention_mask.to(states.device, states.dtype)[..., None]  # (b, T, 1)
-    return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+    """Mean over the tokens that are not padding, in float32: (b, T, H) and (b, T) to (b, H)."""
+    mask = attention_mask.to(states.device, torch.float32)[..., None]  # (b, T, 1)
+    return (states.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
 
 
 def _of_text(values: torch.Tensor, batch: dict[str, torch.Tensor], padding: int | None) -> torch.Tensor:

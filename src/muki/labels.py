@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muki.errors import LabelError
+from muki.errors import LabelError, MukiError
 from muki.files import read_json, write_json
 from muki.formulas import knower_groups
 
@@ -175,6 +175,23 @@ def is_generic(label: str) -> bool:
 def label_names(config: Any) -> list[str]:
     """The label names in a classifier's configuration, by column."""
     return [str(config.id2label[column]) for column in range(config.num_labels)]
+
+
+def require_label_names(config: Any, who: str, error: type[MukiError]) -> None:
+    """Refuse a configuration that leaves a column without a name.
+
+    Args:
+        config: of a classifier.
+        who: for the message, such as "teacher 'a'".
+        error: what is raised.
+    """
+    known = config.id2label or {}
+    for column in range(config.num_labels or 0):
+        if column not in known:
+            raise error(
+                f"{who}: its config.json has no label name for column {column} (id2label has "
+                f"{', '.join(map(str, known))}); name every column there"
+            )
 
 
 def check_distinct(teacher: str, labels: Sequence[str]) -> None:

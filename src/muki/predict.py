@@ -14,11 +14,17 @@ import torch
 
 from muki import compute
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
-from muki.checkpoints import loading_errors, quiet_transformers, refuse_remote_code, require_checkpoint
+from muki.checkpoints import (
+    loading_errors,
+    quiet_transformers,
+    refuse_remote_code,
+    require_checkpoint,
+    require_own_shapes,
+)
 from muki.errors import MukiError, StudentError, first_line
 from muki.files import replacing, require_local
 from muki.formulas import Array, softmax
-from muki.labels import label_names
+from muki.labels import label_names, require_label_names
 from muki.progress import Advance
 from muki.texts import Text
 from muki.tokenization import require_padding, saved_length
@@ -66,11 +72,13 @@ class Classifier:
             refuse_remote_code(str(folder), "model", StudentError)
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, trust_remote_code=trust_remote_code, output_loading_info=True
+                folder, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except loading_errors() as error:
             raise StudentError(f"model '{folder}': cannot be loaded ({first_line(error)})") from error
+        require_own_shapes(info, str(folder), "model", StudentError)
+        require_label_names(model.config, f"model '{folder}'", StudentError)
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"])[:3])
             raise StudentError(f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {missing}")

@@ -11,7 +11,7 @@ from muki.errors import ConfigError, TeacherError, TextsError, first_line
 from muki.inspection.findings import alike_labels, yaml_name
 from muki.inspection.look import tokens_of
 from muki.inspection.texts import look
-from muki.labels import is_generic, label_names
+from muki.labels import is_generic, label_names, require_label_names
 from muki.teachers.adapters import read_adapter
 from muki.teachers.dropout import dropout_rates
 from muki.teachers.provenance import provenance
@@ -78,6 +78,7 @@ def _read(model: str, name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
     try:
         if not is_adapter(model):
             config = AutoConfig.from_pretrained(model)
+            require_label_names(config, f"teacher '{name}'", TeacherError)
             return config, AutoTokenizer.from_pretrained(model), label_names(config)
         adapter = read_adapter(Path(model), name)
         config = AutoConfig.from_pretrained(adapter.base, revision=adapter.revision)

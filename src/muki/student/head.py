@@ -94,7 +94,7 @@ def probe(
     Args:
         features: shape (n, H).
         batch: the supervision of these texts, in random order.
-        objective: convex in the logits.
+        objective: convex in the logits, but for `decoupled` where a text counts more than the average.
         n_labels: C.
         with_bias: whether the map may have one; without it the features' mean stays where it is.
 

@@ -64,11 +64,11 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
     if not trust_remote_code:
         refuse_remote_code(model, "student", StudentError)
     try:
-        AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     except loading_errors() as error:
         raise _cannot_load(model, error) from error
-    require_padding(tokenizer, "student", StudentError)
+    require_padding(tokenizer, "student", StudentError, config)
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 

@@ -42,7 +42,7 @@ class Divergence(nn.Module):
         return self.of_logits(outputs.logits, batch)
 
     def of_logits(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The part that the logits decide, convex in them: mean weighted KL divergence from the target."""
+        """The part that the logits decide: mean weighted KL divergence from the target, convex in them."""
         return integration_loss(logits, batch["target"], batch["weight"])
 
 

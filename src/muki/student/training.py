@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from muki import compute
-from muki.batches import tokenize
+from muki.batches import require_known_tokens, tokenize
 from muki.checkpoints import folder_fingerprint
 from muki.config import RunConfig, StudentConfig, TrainingConfig
 from muki.errors import StudentError, first_line
@@ -66,6 +66,7 @@ def train_student(
     )
     max_length = usable_length(model.config, tokenizer, student.max_length, "student")
     encodings = tokenize(tokenizer, list(texts), max_length, student.prefix)
+    require_known_tokens(encodings, model, f"student '{student.model}'", StudentError)
     train_index, holdout_index = split_holdout(supervision.rows, training.holdout, training.seed)
     resume = _matching_checkpoint(run.checkpoints, key)
     minimised = make_objective(config.method.objective, model, supervision, space, training.seed)

@@ -81,19 +81,26 @@ def load_adapter(
 
 def _described(folder: Path, tensors: dict[str, torch.Tensor], name: str) -> Adapter:
     path = folder / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TeacherError(
-            f"teacher '{name}': '{path}' is not readable JSON ({error}); save the adapter anew"
-        ) from None
+    config = _read_object(path, name)
     if not config.get("base_model_name_or_path"):
         raise TeacherError(
             f"teacher '{name}': '{path}' names no base model; write its folder or Hub id there as "
             "base_model_name_or_path"
         )
-    labels = _adapter_labels(folder, _head_size(tensors, folder, name))
+    labels = _adapter_labels(folder, _head_size(tensors, folder, name), name)
     return Adapter(config["base_model_name_or_path"], config.get("revision"), tuple(labels))
+
+
+def _read_object(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:  # undecodable bytes and broken JSON too
+        raise TeacherError(
+            f"teacher '{name}': '{path}' is not readable JSON ({error}); save the adapter anew"
+        ) from None
+    return content
 
 
 def _tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -136,8 +143,8 @@ def _require_weights(info: dict[str, Any], given: set[str], base: str, folder: P
         )
 
 
-def _adapter_labels(folder: Path, n_labels: int) -> list[str]:
+def _adapter_labels(folder: Path, n_labels: int, name: str) -> list[str]:
     """An adapter folder has no label names of its own, unless its trainer put a config.json beside it."""
     config = folder / "config.json"
-    stored = json.loads(config.read_text(encoding="utf-8")).get("id2label", {}) if config.exists() else {}
+    stored = (_read_object(config, name).get("id2label") if config.exists() else None) or {}
     return [str(stored.get(str(column), f"LABEL_{column}")) for column in range(n_labels)]

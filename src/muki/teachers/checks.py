@@ -24,14 +24,3 @@ def require_single_label_classifier(config: PreTrainedConfig, name: str) -> None
             f"teacher '{name}': one class only (num_labels={config.num_labels}); its certainty is undefined, "
             "two or more classes are expected"
         )
-
-
-def require_label_names(config: PreTrainedConfig, name: str) -> None:
-    """Refuse a configuration that leaves a column without a name."""
-    known = config.id2label or {}
-    for column in range(config.num_labels or 0):
-        if column not in known:
-            raise TeacherError(
-                f"teacher '{name}': its config.json has no label name for column {column} (id2label has "
-                f"{', '.join(map(str, known))}); name every column there"
-            )

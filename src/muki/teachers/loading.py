@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +13,20 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from muki import compute
-from muki.checkpoints import is_adapter, loading_errors, quiet_transformers, refuse_remote_code, require_checkpoint
+from muki.checkpoints import (
+    is_adapter,
+    loading_errors,
+    quiet_transformers,
+    refuse_remote_code,
+    require_checkpoint,
+    require_own_shapes,
+)
 from muki.errors import TeacherError, first_line
-from muki.files import fingerprint_of
-from muki.labels import label_names, rename
+from muki.labels import label_names, rename, require_label_names
 from muki.teachers.adapters import load_adapter
-from muki.teachers.checks import require_label_names, require_single_label_classifier
+from muki.teachers.checks import require_single_label_classifier
 from muki.teachers.dropout import with_dropout
+from muki.teachers.fingerprints import configuration_fingerprint, content_fingerprint
 from muki.teachers.masks import DropoutMasks, widest_site
 from muki.tokenization import require_padding, usable_length
 
@@ -86,6 +92,7 @@ class Teacher:
     def settings(self) -> dict[str, Any]:
         """What else its outputs depend on, besides its content and the texts."""
         return {
+            "configuration": configuration_fingerprint(self.model),
             "prefix": self.prefix,
             "max_length": self.max_length,
             "dropout_override": self.dropout_override,
@@ -165,7 +172,7 @@ def wrap_teacher(
     `passes_dtype` None takes bfloat16 for the dropout passes of a float32 model where the machine computes it faster.
     """
     require_single_label_classifier(model.config, name)
-    require_label_names(model.config, name)
+    require_label_names(model.config, f"teacher '{name}'", TeacherError)
     own_labels = label_names(model.config)
     renamed = rename(name, own_labels, labels or {})
     require_padding(tokenizer, f"teacher '{name}'", TeacherError, model.config)
@@ -188,26 +195,6 @@ def wrap_teacher(
     )
 
 
-def content_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Fingerprint what decides a teacher's outputs: weights, label names and tokenizer."""
-    return fingerprint_of(_content(model, tokenizer))
-
-
-def _content(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[object]:
-    yield type(model).__name__
-    yield label_names(model.config)
-    for key, tensor in sorted(model.state_dict().items()):
-        if ".original_module." in key:  # a PEFT model keeps the base's unused head, random at each load
-            continue
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        yield from (key, list(tensor.shape), str(tensor.dtype), memoryview(flat.view(torch.uint8).numpy()))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        yield sorted(tokenizer.get_vocab().items())
-    else:  # truncation and padding are set anew at each call
-        yield {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
-
-
 @quiet_transformers()
 def _load(
     model: str, name: str, dtype: torch.dtype, revision: str | None, trust: bool
@@ -221,8 +208,14 @@ def _load(
     config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
     require_single_label_classifier(config, name)
     loaded, info = AutoModelForSequenceClassification.from_pretrained(
-        model, dtype=dtype, revision=revision, trust_remote_code=trust, output_loading_info=True
+        model,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust,
+        ignore_mismatched_sizes=True,  # to say so better
+        output_loading_info=True,
     )
+    require_own_shapes(info, model, f"teacher '{name}'", TeacherError)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise TeacherError(

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from muki.batches import BATCH_TOKENS, Encoding, length_batches, tokenize
+from muki.batches import BATCH_TOKENS, Encoding, length_batches, require_known_tokens, tokenize
 from muki.certainty import certainty_error
-from muki.errors import TeacherError
+from muki.errors import TeacherError, first_line
 from muki.files import fingerprint
 from muki.formulas import entropy, softmax
 from muki.progress import Advance
@@ -85,10 +85,12 @@ def score_texts(
 
     Raises:
         DropoutError: `passes` > 0 and two dropout passes over the first batch agree.
-        TeacherError: a logit is not a number, or the model cannot give what is to be kept.
+        TeacherError: a token is unknown to the model, memory does not suffice, a logit is not a number, or the model
+            cannot give what is to be kept.
     """
     plan = passes if isinstance(passes, Passes) else Passes(passes)
     encodings = tokenize(teacher.tokenizer, texts, teacher.max_length, teacher.prefix)
+    require_known_tokens(encodings, teacher.model, f"teacher '{teacher.name}'", TeacherError)
     rows = np.array([text.row for text in texts], dtype=np.int64)
     logits = np.zeros((len(texts), len(teacher.labels)), dtype=np.float32)
     kept: dict[str, NDArray[np.float16]] = {}
@@ -177,8 +179,13 @@ def _forward(
     teacher: Teacher, model: Any, batch: dict[str, torch.Tensor], rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Logits of one forward pass, shape (batch, C), checked to be numbers."""
-    with torch.inference_mode():
-        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
+    try:
+        with torch.inference_mode():
+            logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
+    except torch.OutOfMemoryError as error:
+        raise TeacherError(
+            f"teacher '{teacher.name}': out of memory ({first_line(error)}); set scoring.batch_tokens lower"
+        ) from error
     values: NDArray[np.float32] = logits.float().cpu().numpy()
     bad = ~np.isfinite(values).all(axis=-1)
     if bad.any():
