@@ -31,7 +31,8 @@ _SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("`test`", "May be written as the path alone.", TestConfig),
     (
         "`method`",
-        "A preset, `{preset: NAME, …}` with changes, or all parts, which then begin as those of `muki`.",
+        "A preset, `{preset: NAME, …}` with changes, or all parts, which then begin as those of `muki`. "
+        "`--set method.PART=…` changes the file's method, `muki-plus` where it names none.",
         Method,
     ),
     ("`training`", "Every other field of transformers' `TrainingArguments` is taken by name.", TrainingConfig),

@@ -16,10 +16,13 @@ from runs import write_yaml
 
 from muki.methods import PRESETS
 
-QUICK = ["method.passes=2", "training.epochs=1", "training.batch_size=8"]
+QUICK = ["method=muki", "method.passes=2", "training.epochs=1", "training.batch_size=8"]
 SUFFIXES = "jsonl, csv, tsv, txt (also .gz of these) or parquet"
 METHODS = ", ".join(PRESETS)
-REMOTE = "its checkpoint wants to run code of its own (config.json has auto_map); read that code, then allow it with "
+REMOTE = (
+    "its checkpoint wants to run code of its own (config.json has auto_map); read that code, then allow it with "
+    "--trust-remote-code, or trust_remote_code: true in the run file"
+)
 OK = '{"text": "a late goal"}\n'
 
 

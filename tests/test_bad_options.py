@@ -63,7 +63,15 @@ pytestmark = pytest.mark.usefixtures("alone")
             {"student": {"model": "x", "prefix": {"query": None}}},
             [
                 "student.prefix: input should be a valid string (found {'query': None}, as YAML reads text with a "
-                "colon; put it in quotes)"
+                "colon; put it in quotes, and with --set in two sorts: 'student.prefix=\"...\"')"
+            ],
+        ),
+
+        (
+            {"method": {"preset": "muki-plus", "passes": 16}},
+            [
+                "method: passes: 16 would change nothing, score 'entropy+relative-mahalanobis' needs no dropout; leave "
+                "it out"
             ],
         ),
 
@@ -83,7 +91,7 @@ pytestmark = pytest.mark.usefixtures("alone")
     ids=[
         "unknown key", "unlike any key", "unknown key in a section", "unknown training key", "a key of ours",
         "not a number", "unknown method", "no pass", "one pass", "one teacher", "one name twice", "many at once",
-        "a colon in text", "a ceiling with passes", "two in training",
+        "a colon in text", "passes for a score without dropout", "a ceiling with passes", "two in training",
     ],
 )  # fmt: skip
 def test_wrong_settings_are_all_shown_at_once(changes, problems, tmp_path, settings):
@@ -164,7 +172,7 @@ def test_a_wrong_path_is_answered_before_heavy_imports(tmp_path: Path):
         (["predict", "model", "--texts", "-", "-o", "-", "--text-column", "body"],
          "muki predict: standard input has no columns; leave --text-column and --text-pair-column out"),
         (["inspect", "run.yaml", "--texts", "pool.jsonl"],
-         "muki inspect: --texts, --text-column and --output go with --init; a run file says its own"),
+         "muki inspect: --texts, --text-column, --student and --output go with --init; a run file says its own"),
     ],
 )  # fmt: skip
 def test_an_option_that_would_be_ignored_is_refused(args, message, tmp_path, teachers, pool, monkeypatch):

@@ -33,7 +33,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], str
         lambda p: f"model '{p}': cannot be loaded (Error while deserializing header: invalid header length)",
     ),
 
-    "remote code": (lambda p, good: own_code(good, p), lambda p: f"model: {REMOTE}--trust-remote-code"),
+    "remote code": (lambda p, good: own_code(good, p), lambda p: f"model: {REMOTE}"),
 
     "no tokenizer": (
         lambda p, good: without(copied(good, p), "*token*"),

@@ -43,7 +43,7 @@ BAD_STUDENTS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
 
     "remote code": (
         lambda p, good: own_code(good, p),
-        lambda p: f"student: {REMOTE}--trust-remote-code",
+        lambda p: f"student: {REMOTE}",
     ),
 }  # fmt: skip
 
@@ -70,6 +70,11 @@ def test_a_missing_relative_folder_is_not_looked_up_on_the_hub(command, tmp_path
     what = "model" if command == "predict" else "student"
     message = f"{what}: no such folder: 'models/nope'; give a save_pretrained folder or a Hub id"
     assert_refused(message, *args, continues=tmp_path / "run")
+
+
+def test_a_name_that_is_no_folder_here_says_so_beside_what_the_hub_says(tmp_path, integrate):
+    said = muki(*integrate(student="nope")).stderr
+    assert f"muki: student 'nope': cannot be loaded (no folder of that name in '{Path.cwd()}', and on the Hub: " in said
 
 
 def test_a_student_with_its_own_code_goes_the_whole_way_once_allowed(tmp_path, teachers, integrate, monkeypatch):

@@ -76,7 +76,7 @@ BAD_TEACHERS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
     ),
     "remote code": (
         lambda p, good: copied(good, p, auto_map={"AutoConfig": "mine.Config"}),
-        lambda p: f"{REMOTE}--trust-remote-code",
+        lambda p: REMOTE,
     ),
     "NaN everywhere": (
         lambda p, good: poisoned(copied(good, p), "classifier.weight", 0),
@@ -168,7 +168,7 @@ def test_a_teachers_own_code_runs_only_after_it_was_allowed(tmp_path, teachers, 
     monkeypatch.setattr(sys, "path", sys.path[:])
     folder = own_code(teachers[0], tmp_path / "own")
     args = integrate(teachers=[folder, teachers[1]])
-    assert_refused(f"teacher 'own': {REMOTE}--trust-remote-code", *args, continues=tmp_path / "run")
+    assert_refused(f"teacher 'own': {REMOTE}", *args, continues=tmp_path / "run")
     assert not (tmp_path / "ran").exists()
     works(*args, "--trust-remote-code")
     assert (tmp_path / "ran").exists()

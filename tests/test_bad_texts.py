@@ -264,7 +264,8 @@ def test_the_same_bytes_under_another_ending_are_read_anew(tmp_path):
             '{"text": "a", "label": "weather"}\n{"text": "b", "label": "Sports"}\n',
             lambda p: (
                 f"test '{p}': no text has a label of the union; found Sports, weather, "
-                "known are sports, politics, business, technology, health, film"
+                "known are sports, politics, business, technology, health, film; write the teachers' label names into "
+                "the file (numbers are not looked up)"
             ),
         ),
     ],

@@ -51,6 +51,25 @@ def grid(**changes: Any) -> Grid:
     return Grid(**{"data": {"d": "folder"}, "methods": ["muki"], "encoder": "e", "output": "out", **changes})
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"settings": {"a": {"teacher": 3}}}, "settings.a.teacher: unknown key; did you mean 'teachers'?"),
+        ({"settings": {"a": {"foreign": {"dat": "x"}}}}, "settings.a.foreign.dat: unknown key; did you mean 'data'?"),
+        (
+            {"methods": [{"x": {"preset": "muki", "pases": 3}}]},
+            "methods.x.pases: unknown key; did you mean 'passes'?",
+        ),
+    ],
+)
+def test_an_unknown_key_below_a_name_is_answered_with_the_nearest(changes: dict[str, Any], said: str, tmp_path: Path):
+    content = {"data": {"d": "folder"}, "methods": ["muki"], "encoder": "e", "output": "out", **changes}
+    (tmp_path / "grid.yaml").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_grid(tmp_path / "grid.yaml")
+    assert said in str(caught.value)
+
+
 def write_data(folder: Path, size: int = 40) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):

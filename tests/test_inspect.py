@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from broken import copied as with_config, own_code
 from commands import invoke, works
 from conftest import write_jsonl
+from refused import REMOTE
 from safetensors.torch import load_file, save_file
 from tiny import save_adapter, save_teacher
 
@@ -438,9 +440,35 @@ def test_init_writes_a_run_file_that_works(tmp_path: Path, teachers: list[Path],
     assert [one.model for one in config.teachers] == [str(path) for path in teachers]
     assert [one.max_length for one in config.teachers] == [32, 48]
     assert (config.student.model, config.texts.path) == (str(teachers[0]), str(pool))
+    better = "#   muki-plus compares texts with it; sentence-transformers/all-MiniLM-L6-v2 is a better start\n"
+    assert better in file.read_text(encoding="utf-8")
+    said = "student: starts from teacher news, whose encoder shows that teacher's classes better than the others'; "
+    assert said in " ".join(works("inspect", file).stdout.split())
     again = invoke("inspect", "--init", *teachers, "--texts", pool, "-o", file)
     assert again.exit_code == 2
     assert f"muki: muki inspect --init: '{file}' is there already; choose another with --output\n" in again.stderr
+
+
+def test_init_takes_the_student_that_is_asked_for(tmp_path: Path, teachers: list[Path], encoder: Path, pool: Path):
+    file = tmp_path / "start.yaml"
+    works("inspect", "--init", *teachers, "--texts", pool, "--student", encoder, "-o", file)
+    assert load_config(file).student.model == str(encoder)
+    assert "better start" not in file.read_text(encoding="utf-8")
+    assert "student: starts from" not in " ".join(works("inspect", file).stdout.split())
+
+
+@pytest.mark.parametrize("kind", ["its own code", "label names with a gap"])
+def test_init_refuses_what_a_run_would_refuse(kind: str, tmp_path: Path, teachers: list[Path], pool: Path):
+    if kind == "its own code":
+        bad, said = own_code(teachers[0], tmp_path / "bad"), REMOTE
+    else:
+        bad = with_config(teachers[0], tmp_path / "bad", id2label={"0": "a", "2": "b", "3": "c"})
+        said = "its config.json has no label name for column 1 (id2label has 0, 2, 3); name every column there"
+    result = invoke("inspect", "--init", teachers[1], bad, "--texts", pool, "-o", tmp_path / "run.yaml")
+    assert result.exit_code == 2
+    assert f"muki: teacher 'bad': {said}\n" in result.stderr
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "run.yaml").exists()
 
 
 def test_init_reads_an_adapter_as_a_teacher(tmp_path: Path, teachers: list[Path], encoder: Path, pool: Path):

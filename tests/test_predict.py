@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from commands import invoke, works
 from conftest import write_jsonl
-from runs import Folder
+from runs import QUICK, Folder
 from tiny import WORDS
 from transformers import pipeline
 
+import muki
+from muki.texts import Text
 from muki.tokenization import saved_length
 
 
@@ -43,6 +45,22 @@ def test_predictions_without_ids_are_numbered(tmp_path: Path, finished: Folder):
     )
     lines = (tmp_path / "o" / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["0", "1", "2"]
+
+
+def test_a_runs_student_reads_the_prefix_that_it_was_trained_with(
+    tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
+):
+    run, texts = tmp_path / "run", ["late goal", "rates"]
+    student = {"model": str(encoder), "prefix": "the match "}
+    muki.integrate([*map(str, teachers)], student, pool_texts, output=run, **QUICK)
+    (tmp_path / "in.txt").write_text("\n".join(texts), encoding="utf-8")
+    for number, (model, *options) in enumerate([(run,), (run / "student",), (run, "--prefix", "")]):
+        output = tmp_path / f"{number}.jsonl"
+        works("predict", model, *options, "--texts", tmp_path / "in.txt", "--output", output)
+        found = [json.loads(line)["score"] for line in output.read_text(encoding="utf-8").splitlines()]
+        classifier = muki.Classifier.load(run / "student", prefix="" if options else "the match ")
+        expected = classifier.probabilities([Text(i, text) for i, text in enumerate(texts)])
+        np.testing.assert_allclose(found, expected.max(axis=1), atol=1e-5)
 
 
 def test_predict_is_a_filter_too(tmp_path: Path, finished: Folder):

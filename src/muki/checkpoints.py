@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from muki.errors import MukiError, StudentError
+from muki.errors import MukiError, StudentError, first_line
 from muki.files import file_fingerprint
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.bpe")
@@ -52,7 +52,7 @@ def refuse_remote_code(model: str, who: str, error: type[MukiError]) -> None:
     if "auto_map" in content:
         raise error(
             f"{who}: its checkpoint wants to run code of its own (config.json has auto_map); read that code, then "
-            "allow it with --trust-remote-code"
+            "allow it with --trust-remote-code, or trust_remote_code: true in the run file"
         )
 
 
@@ -147,6 +147,12 @@ def _require_encoder_weights(model: Any, info: dict[str, Any], name: str) -> Non
             f"be random ('{bad[0]}' {what}); check that config.json and the weights belong together, or save the model "
             "anew (model.save_pretrained)"
         )
+
+
+def why_not_loaded(model: str, error: Exception) -> str:
+    """One line of what loading `model` raised; a name that is no folder here was looked up on the Hub."""
+    said = first_line(error)
+    return said if Path(model).exists() else f"no folder of that name in '{Path.cwd()}', and on the Hub: {said}"
 
 
 def loading_errors() -> tuple[type[Exception], ...]:

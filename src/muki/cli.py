@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from muki import cli_look
-from muki.cli_base import CurrentRun as _Run, Run, config_of, guarded, one_speaks
+from muki.cli_base import CurrentRun as _Run, Run, config_of, guarded, one_speaks, trained_student
 from muki.errors import ConfigError
 
 app = typer.Typer(
@@ -63,6 +63,8 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
     typer.echo(f"\nstudent: {student}\nmetrics: {folder / 'report' / 'metrics.json'}")
     typer.echo(f"report:  {folder / 'report' / 'report.html'}")
     typer.echo(f'use it:  pipeline("text-classification", model="{student}", truncation=True)')
+    if prefix := trained_student(str(student))[1]:
+        typer.echo(f'         with "{prefix}" before each text')
 
 
 @app.command()
@@ -204,14 +206,16 @@ def evaluate(
 @app.command()
 @guarded
 def predict(
-    model: Annotated[str, typer.Argument(help="save_pretrained folder or Hub id")],
+    model: Annotated[str, typer.Argument(help="run folder, save_pretrained folder or Hub id")],
     texts: Annotated[str, typer.Option(help="texts in any form that integrate takes; -: lines of standard input")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="JSON Lines: id, label, score, probabilities; -: standard output")
     ],
     text_column: Annotated[str, typer.Option(help="column of the text")] = "text",
     text_pair_column: Annotated[str | None, typer.Option(help="column of the second text of a pair")] = None,
-    prefix: Annotated[str, typer.Option(help='put before each text, e.g. "query: "')] = "",
+    prefix: Annotated[
+        str | None, typer.Option(help='put before each text, e.g. "query: "; what a run\'s student was trained with')
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help="tokens per text; the model's own by default")] = None,
     trust_remote_code: RemoteCode = False,
 ) -> None:
@@ -227,7 +231,9 @@ def predict(
     if texts == "-" and columns != Columns():
         raise ConfigError("muki predict: standard input has no columns; leave --text-column and --text-pair-column out")
     source = read_lines("standard input", sys.stdin.buffer) if texts == "-" else read(texts, columns)
-    classifier = Classifier.load(model, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code)
+    folder, trained_with = trained_student(model)
+    prefix = trained_with if prefix is None else prefix
+    classifier = Classifier.load(folder, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code)
     with progress("predicting", None, "texts") as advance:
         if output == Path("-"):
             write_predictions(classifier, source, sys.stdout, advance)

@@ -88,6 +88,17 @@ def one_speaks() -> None:
         logging.getLogger("muki").setLevel(logging.WARNING)
 
 
+def trained_student(model: str) -> tuple[str, str]:
+    """A run's student, by the run's folder or its own, and the prefix it was trained with; other models as they are."""
+    from muki.config import load_config
+    from muki.run_folder import RunFolder
+
+    for run in (RunFolder(Path(model)), RunFolder(Path(model).parent)):
+        if run.is_run and Path(model) in (run.root, run.student):
+            return str(run.student), load_config(run.config).student.prefix
+    return model, ""
+
+
 def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool = False) -> Any:
     """The config of a run folder or YAML file; a command that only looks has nothing to continue."""
     from muki.config import load_config

@@ -76,6 +76,7 @@ def inspect(
     init: Annotated[bool, typer.Option("--init", help="write a commented run file for these teachers")] = False,
     texts: Annotated[str | None, typer.Option(help="with --init: unlabelled texts in any form")] = None,
     text_column: Annotated[str, typer.Option(help="with --init: column of the text")] = "text",
+    student: Annotated[str | None, typer.Option(help="with --init: what the student starts from")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="with --init: the run file")] = Path("run.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="JSON in the place of tables")] = False,
 ) -> None:
@@ -88,11 +89,13 @@ def inspect(
     A run file to start from: `muki inspect --init teachers/a teachers/b --texts pool.jsonl`.
     """
     if init:
-        return _init(paths, texts, text_column, output)
+        return _init(paths, texts, text_column, student, output)
     if len(paths) != 1:
         raise ConfigError(f"muki inspect: one run file is expected, found {len(paths)}; for teachers add --init")
-    if (texts, text_column, output) != (None, "text", Path("run.yaml")):
-        raise ConfigError("muki inspect: --texts, --text-column and --output go with --init; a run file says its own")
+    if (texts, text_column, student, output) != (None, "text", None, Path("run.yaml")):
+        raise ConfigError(
+            "muki inspect: --texts, --text-column, --student and --output go with --init; a run file says its own"
+        )
     config = config_of(Path(paths[0]), only_looks=True)
 
     from muki.inspection.look import inspect as look
@@ -105,7 +108,7 @@ def inspect(
     return None
 
 
-def _init(models: list[str], texts: str | None, text_column: str, output: Path) -> None:
+def _init(models: list[str], texts: str | None, text_column: str, student: str | None, output: Path) -> None:
     if texts is None:
         raise ConfigError("muki inspect --init: give the unlabelled texts with --texts FILE")
     if output.exists():
@@ -114,7 +117,7 @@ def _init(models: list[str], texts: str | None, text_column: str, output: Path) 
     from muki.files import write_text
     from muki.inspection.start import run_file
 
-    write_text(output, run_file(models, texts, text_column))
+    write_text(output, run_file(models, texts, text_column, student))
     typer.echo(f"run file: {output}; look at it, then: muki inspect {output}")
 
 

@@ -91,6 +91,10 @@ class Method(BaseModel):
         fewest = max(SCORES[part].needs_passes for part in parts_of(self.score))
         if self.passes < fewest:
             raise ValueError(f"passes: score '{self.score}' needs {fewest} or more dropout passes, found {self.passes}")
+        if self.passes and not fewest:
+            raise ValueError(
+                f"passes: {self.passes} would change nothing, score '{self.score}' needs no dropout; leave it out"
+            )
         return self
 
     def _reads_labels_alone(self) -> Self:

@@ -20,8 +20,9 @@ from muki.checkpoints import (
     refuse_remote_code,
     require_checkpoint,
     require_own_shapes,
+    why_not_loaded,
 )
-from muki.errors import MukiError, StudentError, first_line
+from muki.errors import MukiError, StudentError
 from muki.files import replacing, require_local
 from muki.formulas import Array, softmax
 from muki.labels import label_names, require_label_names
@@ -76,7 +77,7 @@ class Classifier:
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except loading_errors() as error:
-            raise StudentError(f"model '{folder}': cannot be loaded ({first_line(error)})") from error
+            raise StudentError(f"model '{folder}': cannot be loaded ({why_not_loaded(str(folder), error)})") from error
         require_own_shapes(info, str(folder), "model", StudentError)
         require_label_names(model.config, f"model '{folder}'", StudentError)
         if info["missing_keys"]:

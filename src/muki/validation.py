@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -42,16 +42,20 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     found = problem.get("input")
     shown = f" (found {found!r})" if isinstance(found, (str, int, float)) and problem["type"] != "value_error" else ""
     if problem["type"] == "string_type" and isinstance(found, dict):
-        shown = f" (found {found!r}, as YAML reads text with a colon; put it in quotes)"
+        quoted = f"put it in quotes, and with --set in two sorts: '{where}=\"...\"'"
+        shown = f" (found {found!r}, as YAML reads text with a colon; {quoted})"
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
 
 
 def _model_at(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:
     """The typed model of a nested section."""
-    for key in path:
+    steps = iter(path)
+    for key in steps:
         if isinstance(key, int):
             continue
         annotation: Any = model.model_fields[key].annotation
+        if get_origin(annotation) is dict:
+            next(steps, None)  # a name that the user gave
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return model

@@ -200,7 +200,8 @@ def require_known_labels(source: str, labels: Iterable[str | None], space: Label
     if counts and sum(outside.values()) == sum(counts.values()):
         raise TextsError(
             f"test '{source}': no text has a label of the union; found {', '.join(sorted(outside)[:8])}, "
-            f"known are {', '.join(space.labels)}"
+            f"known are {', '.join(space.labels)}; write the teachers' label names into the file (numbers are not "
+            "looked up)"
         )
     return outside
 

@@ -74,7 +74,9 @@ class Grid(_Section):
     settings: dict[str, Setting] = Field(
         default_factory=lambda: {"two-teachers": Setting()}, description="how each data set becomes a task"
     )
-    methods: dict[str, Method] = Field(description="names of presets, or a name with a preset and changes")
+    methods: dict[str, Method] = Field(
+        description="names of presets, or a name with a preset (muki where none is named) and changes"
+    )
     routing_only: dict[str, Method] = Field(default_factory=dict, description="methods without training a student")
     seeds: list[int] = Field(
         default_factory=lambda: [0, 1, 2], min_length=1, description="of texts, teachers, dropout masks and students"

@@ -48,6 +48,26 @@ def alike_labels(labels: Mapping[str, Sequence[str]]) -> list[Finding]:
     return findings
 
 
+def own_student(student: str, teachers: Mapping[str, str]) -> list[Finding]:
+    """A student that starts from a teacher, for a method that compares texts with the student's encoder.
+
+    Args:
+        student: folder or Hub id.
+        teachers: each teacher's name and folder or Hub id.
+    """
+    return [
+        Finding(
+            "warning",
+            "student",
+            f"starts from teacher {name}, whose encoder shows that teacher's classes better than the others'",
+            "the method compares texts with it: start from a sentence encoder, such as "
+            "sentence-transformers/all-MiniLM-L6-v2",
+        )
+        for name, source in teachers.items()
+        if source == student
+    ]
+
+
 def coded_labels(labels: Mapping[str, Sequence[str]]) -> list[Finding]:
     """Teachers whose labels are codes, so that a method which reads label names learns nothing from theirs.
 

@@ -142,6 +142,9 @@ def inspect(config: RunConfig) -> Inspection:
     seen.findings += findings.alike_labels(names)
     if config.method.reads_names:
         seen.findings += findings.coded_labels(names)
+    if config.method.refines:
+        sources = {teacher.name: teacher.source for teacher in seen.teachers}
+        seen.findings += findings.own_student(config.student.model, sources)
     start = provenance(config.student.model)
     licences = {teacher.name: teacher.licence for teacher in seen.teachers}
     seen.findings += findings.licences({**licences, "student's start": start.licence})

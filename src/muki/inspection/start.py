@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muki.checkpoints import has_tokenizer, is_adapter, loading_errors, require_checkpoint
-from muki.errors import ConfigError, TeacherError, TextsError, first_line
+from muki.checkpoints import (
+    has_tokenizer,
+    is_adapter,
+    loading_errors,
+    refuse_remote_code,
+    require_checkpoint,
+    why_not_loaded,
+)
+from muki.errors import ConfigError, TeacherError, TextsError
 from muki.inspection.findings import alike_labels, yaml_name
 from muki.inspection.look import tokens_of
 from muki.inspection.texts import look
@@ -24,13 +31,14 @@ if TYPE_CHECKING:
 _STEPS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
-def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> str:
+def run_file(models: Sequence[str], texts: str, text_column: str = "text", student: str | None = None) -> str:
     """The content of a run file for these teachers and texts.
 
     Args:
         models: two or more folders or Hub ids.
         texts: any source of texts.
         text_column: column of the text.
+        student: what it starts from; by default the base that a teacher names, else the first teacher.
 
     Raises:
         ConfigError: fewer than two teachers.
@@ -39,8 +47,8 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
     """
     if len(models) < 2:
         raise ConfigError(f"muki inspect --init: two or more teachers are needed, found {len(models)}")
-    sample = look(read(texts, Columns(text_column)), most=20_000).sample
-    if not sample:
+    seen = look(read(texts, Columns(text_column)), most=20_000)
+    if not (sample := seen.sample):
         raise TextsError(f"texts '{texts}': no text with words in it; at least one is needed")
     labels: dict[str, list[str]] = {}
     lines, wanted, limits = ["teachers:"], 0, {}
@@ -52,14 +60,15 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
         labels[name if name not in labels else f"{name}-{len(labels) + 1}"] = own
         lines += _teacher_lines(model, own, config, min(_rounded(tokens.p95), limits[model]), tokens.p95)
     lines += [f"  # {line}" for line in _merging(labels)]
-    start = next((base for model in models for base in provenance(model).base_models), models[0])
-    student = f"{{model: {_quoted(start)}, max_length: {min(_rounded(wanted), limits.get(start, _rounded(wanted)))}}}"
+    start = student or next((base for model in models for base in provenance(model).base_models), models[0])
+    beginning = f"{{model: {_quoted(start)}, max_length: {min(_rounded(wanted), limits.get(start, _rounded(wanted)))}}}"
     pool = f"{{path: {_quoted(texts)}, text: {_quoted(text_column)}}}"
     return "\n".join([
         "# A run of muki; `muki inspect` looks at it, `muki run` does it.",
         *lines,
         "",
-        f"student: {student}   # any encoder; muki-plus compares texts with it, best with a sentence encoder",
+        f"student: {beginning}   # any encoder",
+        *([] if student else [f"#   muki-plus compares texts with it; {_advice(seen.languages)} is a better start"]),
         f"texts: {pool}   # unlabelled; jsonl, csv, tsv, txt, parquet",
         "# test: {path: test.jsonl, label: label}   # optional: the only place where labels are read",
         "",
@@ -70,6 +79,13 @@ def run_file(models: Sequence[str], texts: str, text_column: str = "text") -> st
     ])  # fmt: skip
 
 
+def _advice(languages: Mapping[str, float]) -> str:
+    """A well-known sentence encoder for texts of these languages."""
+    if next(iter(languages), "") == "English":
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return 'intfloat/multilingual-e5-small with prefix: "query: "'
+
+
 def _read(model: str, name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, list[str]]:
     """A teacher's configuration, tokenizer and label names; of an adapter, the base's configuration."""
     from transformers import AutoConfig, AutoTokenizer
@@ -77,6 +93,7 @@ def _read(model: str, name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
     require_checkpoint(model, f"teacher '{name}'", TeacherError, adapters=True)
     try:
         if not is_adapter(model):
+            refuse_remote_code(model, f"teacher '{name}'", TeacherError)
             config = AutoConfig.from_pretrained(model)
             require_label_names(config, f"teacher '{name}'", TeacherError)
             return config, AutoTokenizer.from_pretrained(model), label_names(config)
@@ -85,7 +102,7 @@ def _read(model: str, name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
         tokenizer = AutoTokenizer.from_pretrained(model if has_tokenizer(model) else adapter.base)
         return config, tokenizer, list(adapter.labels)
     except loading_errors() as error:
-        raise TeacherError(f"teacher '{name}': cannot be read ({first_line(error)})") from None
+        raise TeacherError(f"teacher '{name}': cannot be read ({why_not_loaded(model, error)})") from None
 
 
 def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int, wanted: int) -> list[str]:

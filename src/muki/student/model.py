@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from muki.checkpoints import load_student_model, loading_errors, refuse_remote_code, require_checkpoint
-from muki.errors import StudentError, first_line
+from muki.checkpoints import (
+    load_student_model,
+    loading_errors,
+    refuse_remote_code,
+    require_checkpoint,
+    why_not_loaded,
+)
+from muki.errors import StudentError
 from muki.tokenization import ensure_padding, require_padding
 
 if TYPE_CHECKING:
@@ -73,7 +79,7 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
 
 
 def _cannot_load(model: str, error: Exception) -> StudentError:
-    return StudentError(f"student '{model}': cannot be loaded ({first_line(error)})")
+    return StudentError(f"student '{model}': cannot be loaded ({why_not_loaded(model, error)})")
 
 
 def _fresh_head(model: Any, seed: int) -> None:

@@ -20,8 +20,9 @@ from muki.checkpoints import (
     refuse_remote_code,
     require_checkpoint,
     require_own_shapes,
+    why_not_loaded,
 )
-from muki.errors import TeacherError, first_line
+from muki.errors import TeacherError
 from muki.labels import label_names, rename, require_label_names
 from muki.teachers.adapters import load_adapter
 from muki.teachers.checks import require_single_label_classifier
@@ -148,7 +149,9 @@ def load_teacher(
             trust_remote_code,
         )
     except loading_errors() as error:
-        raise TeacherError(f"teacher '{name}': cannot be loaded from '{model}' ({first_line(error)})") from error
+        raise TeacherError(
+            f"teacher '{name}': cannot be loaded from '{model}' ({why_not_loaded(model, error)})"
+        ) from error
     return wrap_teacher(
         loaded, tokenizer, name=name, labels=labels, prefix=prefix, max_length=max_length,
         passes_dtype=_passes_dtype(dtype, passes_dtype, loaded.dtype), dropout_override=dropout_override, device=device,
