@@ -285,7 +285,7 @@ def compare(
 ) -> None:
     """Methods against each other: data sets × settings × methods × seeds; what is done is not repeated.
 
-    Example: muki compare benchmarks/grids/smoke.yaml
+    Example: muki compare grid.yaml (benchmarks/README.md says what lies beside a grid, and where data comes from)
     """
     from muki.experiments.grid import load_grid
 
