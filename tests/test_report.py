@@ -31,6 +31,7 @@ from muki.evaluation.method_words import cause, how_it_was_made, reference, whom
 from muki.evaluation.metrics import paired_difference
 from muki.evaluation.outlook import checked_outlook, foreign_outlook, routing_outlook
 from muki.evaluation.table import summary
+from muki.files import digests, read_json, write_json
 from muki.integration.store import load_supervision
 from muki.labels import LabelSpace
 from muki.methods import PRESETS, Method
@@ -334,6 +335,8 @@ def test_a_page_of_a_run_that_estimated_it_says_how_many_texts_belong_to_nobody(
     content = pq.read_table(shard)
     without = content.drop_columns([name for name in content.column_names if name == "foreign"])
     pq.write_table(without.append_column("foreign", pa.array(np.linspace(0, 0.6, 40, dtype=np.float32))), shard)
+    summary = read_json(shard.with_name("supervision.json"))
+    write_json(shard.with_name("supervision.json"), {**summary, "files": digests(shard.parent, [shard.name])})
     works("report", copy)
     page = Page((copy / "report" / "report.html").read_text(encoding="utf-8"))
     assert "About 30 % of the texts seem to belong to none of the labels and counted little in training." in page.words
