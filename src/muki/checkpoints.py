@@ -56,23 +56,6 @@ def refuse_remote_code(model: str, who: str, error: type[MukiError]) -> None:
         )
 
 
-def require_own_shapes(info: dict[str, Any], model: str, who: str, error: type[MukiError]) -> None:
-    """Refuse weights of another shape than the configuration says, of which transformers would draw new ones.
-
-    Args:
-        info: what `from_pretrained` says of the loading.
-        model: folder or Hub id.
-        who: for messages, such as "teacher 'a'".
-        error: what is raised.
-    """
-    for key, found, expected in sorted(info["mismatched_keys"])[:1]:
-        raise error(
-            f"{who}: {key} has the shape {tuple(found)} in the checkpoint '{model}', and config.json asks for "
-            f"{tuple(expected)}; a head has one row for each label name: correct id2label there, or save the model "
-            "anew (model.save_pretrained)"
-        )
-
-
 def has_tokenizer(model: str) -> bool:
     """Whether a folder holds a tokenizer; without one, transformers makes one up of special tokens only."""
     return any(any(Path(model).glob(name)) for name in _TOKENIZER)
@@ -103,6 +86,35 @@ def folder_fingerprint(model: str) -> object:
         if p.suffix in (".json", ".safetensors", ".bin", ".txt", ".model", ".spm", ".bpe", ".py")
     ]
     return [(p.name, file_fingerprint(p)) for p in names if p.is_file()]
+
+
+def load_classifier(model: str, who: str, error: type[MukiError], **settings: Any) -> tuple[Any, list[str]]:
+    """Load a sequence classifier whose weights have the shapes that its configuration says.
+
+    Args:
+        model: folder or Hub id.
+        who: for messages, such as "teacher 'a'".
+        error: what is raised where a shape is another; transformers would draw new weights.
+        settings: more arguments of `from_pretrained`.
+
+    Returns:
+        the model, and the names of the weights that the checkpoint lacks: of an encoder, those of the head.
+
+    Raises:
+        OSError, ValueError, …: it cannot be loaded, see `loading_errors`.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    loaded, info = AutoModelForSequenceClassification.from_pretrained(
+        model, ignore_mismatched_sizes=True, output_loading_info=True, **settings
+    )
+    for key, found, expected in sorted(info["mismatched_keys"])[:1]:
+        raise error(
+            f"{who}: {key} has the shape {tuple(found)} in the checkpoint '{model}', and config.json asks for "
+            f"{tuple(expected)}; a head has one row for each label name: correct id2label there, or save the model "
+            "anew (model.save_pretrained)"
+        )
+    return loaded, sorted(info["missing_keys"])
 
 
 def load_student_model(kind: Any, model: str, *, seed: int = 0, **settings: Any) -> Any:

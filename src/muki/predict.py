@@ -15,11 +15,11 @@ import torch
 from muki import compute
 from muki.batches import BATCH_TOKENS, length_batches, tokenize
 from muki.checkpoints import (
+    load_classifier,
     loading_errors,
     quiet_transformers,
     refuse_remote_code,
     require_checkpoint,
-    require_own_shapes,
     why_not_loaded,
 )
 from muki.errors import MukiError, StudentError
@@ -66,23 +66,21 @@ class Classifier:
         Raises:
             StudentError: it cannot be loaded.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoTokenizer
 
         require_checkpoint(str(folder), "model", StudentError)
         if not trust_remote_code:
             refuse_remote_code(str(folder), "model", StudentError)
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, output_loading_info=True
-            )
+            model, missing = load_classifier(str(folder), "model", StudentError, trust_remote_code=trust_remote_code)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except loading_errors() as error:
             raise StudentError(f"model '{folder}': cannot be loaded ({why_not_loaded(str(folder), error)})") from error
-        require_own_shapes(info, str(folder), "model", StudentError)
         require_label_names(model.config, f"model '{folder}'", StudentError)
-        if info["missing_keys"]:
-            missing = ", ".join(sorted(info["missing_keys"])[:3])
-            raise StudentError(f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {missing}")
+        if missing:
+            raise StudentError(
+                f"model '{folder}': not a fine-tuned classifier: the checkpoint lacks {', '.join(missing[:3])}"
+            )
         require_padding(tokenizer, "model", StudentError, model.config)
         model = model.to(compute.device()).eval()
         return cls(model, tokenizer, max_length or saved_length(tokenizer), prefix)

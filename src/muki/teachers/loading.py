@@ -15,11 +15,11 @@ import torch
 from muki import compute
 from muki.checkpoints import (
     is_adapter,
+    load_classifier,
     loading_errors,
     quiet_transformers,
     refuse_remote_code,
     require_checkpoint,
-    require_own_shapes,
     why_not_loaded,
 )
 from muki.errors import TeacherError
@@ -202,7 +202,7 @@ def wrap_teacher(
 def _load(
     model: str, name: str, dtype: torch.dtype, revision: str | None, trust: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     if is_adapter(model):
         return load_adapter(Path(model), name, dtype, trust)
@@ -210,17 +210,10 @@ def _load(
         refuse_remote_code(model, f"teacher '{name}'", TeacherError)
     config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust)
     require_single_label_classifier(config, name)
-    loaded, info = AutoModelForSequenceClassification.from_pretrained(
-        model,
-        dtype=dtype,
-        revision=revision,
-        trust_remote_code=trust,
-        ignore_mismatched_sizes=True,  # to say so better
-        output_loading_info=True,
+    loaded, missing = load_classifier(
+        model, f"teacher '{name}'", TeacherError, dtype=dtype, revision=revision, trust_remote_code=trust
     )
-    require_own_shapes(info, model, f"teacher '{name}'", TeacherError)
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    if missing:
         raise TeacherError(
             f"teacher '{name}': not a fine-tuned classifier: the checkpoint '{model}' lacks {', '.join(missing[:3])}"
             f"{' …' if len(missing) > 3 else ''}; fine-tune it first (muki finetune), or give the fine-tuned folder"
