@@ -216,7 +216,7 @@ def test_the_code_of_a_checkpoint_is_part_of_what_it_is(tmp_path: Path):
     assert folder_fingerprint(str(folder)) != before
 
 
-@pytest.mark.parametrize("reader", ["teacher", "view"])
+@pytest.mark.parametrize("reader", ["teacher", "view", "saved classifier"])
 def test_a_token_that_the_model_does_not_know_is_named_before_it_fails(tmp_path: Path, reader: str):
     folder = save_teacher(tmp_path / "t", "bert", ["a", "b"])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -230,6 +230,11 @@ def test_a_token_that_the_model_does_not_know_is_named_before_it_fails(tmp_path:
         score_texts(teacher, texts[:1], passes=0)
         with pytest.raises(TeacherError, match=f"teacher 't': {said}"):
             score_texts(teacher, texts, passes=0)
+    elif reader == "saved classifier":
+        classifier = Classifier.load(folder)
+        classifier.probabilities(texts[:1])
+        with pytest.raises(StudentError, match=f"model '.*t': {said}"):
+            classifier.probabilities(texts)
     else:
         encoder = Encoder(StudentConfig(model=str(folder)))
         encoder.encode(texts[:1])

@@ -539,7 +539,9 @@ def test_a_cell_is_the_same_wherever_the_command_is_called(
 
 def test_groups_that_share_teachers_are_always_in_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     three = {"plain": Setting(), "uneven": Setting(shares=[0.9, 0.1]), "small": Setting(pool=9)}
-    many = grid(settings=three, seeds=[0, 1, 2], output=str(tmp_path))
+    (tmp_path / "data").mkdir()
+    places = {"data": {"d": str(tmp_path / "data")}, "output": str(tmp_path / "out")}
+    many = grid(settings=three, seeds=[0, 1, 2], **places)
     done: dict[int, list[Any]] = {1: [], 2: []}
     for number, groups in done.items():
         monkeypatch.setattr(Laboratory, "run", lambda _, cell, groups=groups: record_of(cell, groups))

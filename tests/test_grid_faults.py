@@ -14,7 +14,7 @@ import pytest
 from muki.config import RunConfig
 from muki.engines.work import Part
 from muki.errors import ConfigError
-from muki.experiments import harness, measures
+from muki.experiments import harness, measures, tasks
 from muki.experiments.grid import Grid, load_grid
 from muki.experiments.harness import Laboratory, cells_of, compare, write_results
 from muki.experiments.measures import measure_pool
@@ -68,6 +68,17 @@ def test_an_unknown_key_below_a_name_is_answered_with_the_nearest(changes: dict[
     with pytest.raises(ConfigError) as caught:
         load_grid(tmp_path / "grid.yaml")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["./nowhere", "owner/name"])
+def test_a_data_set_that_is_not_there_is_said_before_anything_is_made(
+    settings: Grid, missing: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tasks, "find_spec", lambda name: None)  # the extra `datasets` is not installed
+    settings.data["other"] = f"{settings.data['tiny']}+{missing}"
+    with pytest.raises(ConfigError, match=rf"^data '{missing}': no such folder beside the grid file"):
+        compare(settings)
+    assert not Path(settings.output).exists()
 
 
 def write_data(folder: Path, size: int = 40) -> None:

@@ -194,6 +194,13 @@ def test_after_a_change_the_result_is_that_of_a_fresh_run(
     assert_same_result(unbroken_copy, tmp_path / "fresh")
 
 
+def test_a_runs_folder_with_another_output_is_a_new_run_and_stays_as_it_was(tmp_path: Path, unbroken_copy: Path):
+    before = times(unbroken_copy)
+    works("score", unbroken_copy, "--set", f"output={tmp_path / 'elsewhere'}")
+    assert sorted(p.name for p in (tmp_path / "elsewhere" / "scores").iterdir()) == ["culture", "news"]
+    assert times(unbroken_copy) == before
+
+
 def test_vanilla_kd_after_muki_reuses_its_scores_and_muki_comes_back_the_same(
     unbroken_copy_with_passes: Path, unbroken_with_passes: Path, monkeypatch: pytest.MonkeyPatch
 ):

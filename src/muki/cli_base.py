@@ -34,6 +34,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             again = isinstance(error, OutputTakenError | StaleError)  # would stop there once more
             _fail(str(error), 2, resumable=CurrentRun.begun() and not again)
         except KeyboardInterrupt:
+            if not is_first():
+                raise typer.Exit(130) from None  # the first of a launcher's processes says it for all
             _fail("stopped", 130, resumable=CurrentRun.known())
         except OSError as error:
             what = error.filename or "the output"
@@ -105,8 +107,10 @@ def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool
     from muki.run_folder import RunFolder
 
     file = run / "config.yaml" if run.is_dir() else run
-    config = load_config(file, overrides or [])
-    if file.name == "config.yaml" and RunFolder(file.parent).is_run:
+    overrides = overrides or []
+    config = load_config(file, overrides)
+    moved = any(override.partition("=")[0].strip() == "output" for override in overrides)
+    if file.name == "config.yaml" and RunFolder(file.parent).is_run and not moved:
         config.output = str(file.parent)  # a run's own file: the run is wherever its folder was moved to
     config = config.absolute()
     CurrentRun.config = None if only_looks else RunFolder(Path(config.output)).config

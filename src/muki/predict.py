@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from muki import compute
-from muki.batches import BATCH_TOKENS, length_batches, tokenize
+from muki.batches import BATCH_TOKENS, length_batches, require_known_tokens, tokenize
 from muki.checkpoints import (
     load_classifier,
     loading_errors,
@@ -89,9 +89,10 @@ class Classifier:
         """Softmax over the labels, shape (n, C), in the order of the texts.
 
         Raises:
-            StudentError: a logit is no number.
+            StudentError: a logit is no number, or the tokenizer has tokens that the model does not know.
         """
         encodings = tokenize(self.tokenizer, texts, self.max_length, self.prefix)
+        require_known_tokens(encodings, self.model, f"model '{self.model.name_or_path}'", StudentError)
         logits = np.zeros((len(texts), len(self.labels)))
         for index, batch in length_batches(self.tokenizer, encodings, batch_tokens):
             with torch.inference_mode():

@@ -30,7 +30,7 @@ from muki.experiments.grid import Grid, Group, Setting
 from muki.experiments.measures import measure_answers, measure_pool
 from muki.experiments.results import one_line, write
 from muki.experiments.statistics import Record
-from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data
+from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data, require_data
 from muki.experiments.turns import in_turn, lock
 from muki.files import file_fingerprint, fingerprint, read_json, remove, write_json, write_text
 from muki.finetuning import finetune
@@ -58,9 +58,16 @@ class Cell:
 
 
 def compare(grid: Grid, part: Part | None = None) -> list[Record]:
-    """Run what is not done of this part of the grid, then collect the records of all cells that are done."""
+    """Run what is not done of this part of the grid, then collect the records of all cells that are done.
+
+    Raises:
+        ConfigError: a data set that is needed is not there.
+    """
     groups = groups_of(grid, part or Part())
-    waiting = sum(len(Laboratory(grid, group).pending()) for group in groups)
+    pending = {group: len(Laboratory(grid, group).pending()) for group in groups}
+    waiting = sum(pending.values())
+    for where in dict.fromkeys(where for group, cells in pending.items() if cells for where in _sources(grid, group)):
+        require_data(where)
     total = len(groups) * len(cells_of(grid, groups[0])) if groups else 0
     logger.info("%d cells in %d groups, %d to be done", total, len(groups), waiting)
     start, done = time.monotonic(), 0
@@ -160,12 +167,11 @@ class Laboratory:
         """Fingerprint of all that a cell depends on, the same on any machine: settings, data, encoders and code."""
         grid = self.grid.model_dump(include={"teach", "pool", "test", "max_length", "teacher_training", "training"})
         grid["training"] = self.grid.training_in(self.setting).model_dump()
-        data = [self.grid.data[self.group.data], self.setting.foreign and self.grid.data[self.setting.foreign.data]]
         student = self.setting.student or self.grid.student
         encoders = [*(self.setting.encoders or [self.grid.encoder]), *([student] if student else [])]
         return fingerprint(
             grid,
-            [[_content(part) for part in where.split("+")] for where in data if where],
+            [[_content(part) for part in where.split("+")] for where in _sources(self.grid, self.group)],
             [_content(encoder) for encoder in encoders],
             self.setting.model_dump(exclude={"only", "encoders", "student", "training"}, exclude_defaults=True),
             self.group.seed,
@@ -299,6 +305,12 @@ class Laboratory:
             write_json(timing, {"seconds": seconds, "files": after})
         known = read_json(timing) or {}
         return float(known["seconds"]) if known.get("files") == after else None
+
+
+def _sources(grid: Grid, group: Group) -> list[str]:
+    """Where a group's texts come from: its data set, and that of its foreign texts."""
+    foreign = grid.settings[group.setting].foreign
+    return [grid.data[name] for name in (group.data, foreign and foreign.data) if name]
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from muki.errors import ConfigError, TextsError
 from muki.experiments.grid import Grid, Setting
-from muki.texts import Columns, read
+from muki.texts import Columns, looks_like_a_file, read
 
 FOREIGN = "(nobody's) "
 
@@ -59,6 +60,18 @@ def read_data(where: str) -> list[DataSet]:
     a folder without a `train` file `validation` stands in for it: translations often have no other.
     """
     return [_read_one(part) for part in where.split("+")]
+
+
+def require_data(where: str) -> None:
+    """Refuse a data set that is not there, once and before hours of work; a Hub name is asked for when it is read.
+
+    Raises:
+        ConfigError: no such folder, or a Hub data set without the library that reads it.
+    """
+    for part in where.split("+"):
+        if not Path(part).exists() and (looks_like_a_file(part) or not find_spec("datasets")):
+            remedy = "" if looks_like_a_file(part) else "; to read a Hub data set, pip install 'muki[datasets]'"
+            raise ConfigError(f"data '{part}': no such folder beside the grid file{remedy}")
 
 
 def make_task(

@@ -55,7 +55,7 @@ def read(source: str | Iterable[Any], columns: Columns | None = None, *, split: 
     files = files_of(source)
     if files is not None:
         return _renumbered(text for file in files for text in _read_file(file, columns))
-    if _looks_like_a_file(source):
+    if looks_like_a_file(source):
         raise TextsError(
             f"texts '{source}': no such file or folder{_looked_in(source)}; give a file ({KNOWN}), or a folder of such "
             "files"
@@ -249,6 +249,7 @@ def _renumbered(texts: Iterator[Text]) -> Iterator[Text]:
         yield text if text.row == row else Text(row, text.text, text.text_pair, text.id, text.label)
 
 
-def _looks_like_a_file(source: str) -> bool:
+def looks_like_a_file(source: str) -> bool:
+    """Whether a name that is nowhere to be found cannot be a Hub data set's."""
     known = suffix_of(source) in SUFFIXES
     return known or is_url(source) or source.startswith((".", "/", "~")) or source.count("/") > 1
