@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import byte_bpe, model_and_tokenizer, save_adapter, save_encoder, save_teacher
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, XLNetConfig
 
-from muki.checkpoints import folder_fingerprint
+from muki.checkpoints import folder_fingerprint, why_not_loaded
 from muki.config import RunConfig, StudentConfig
 from muki.errors import NoHiddenStatesError, RunFolderError, StudentError, TeacherError
 from muki.finetuning import finetune
@@ -240,6 +240,23 @@ def test_a_token_that_the_model_does_not_know_is_named_before_it_fails(tmp_path:
         encoder.encode(texts[:1])
         with pytest.raises(StudentError, match=f"student: {said}"):
             encoder.encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("m is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'\nIf",
+         "; if it is private or gated, run `hf auth login` with an account that may read it, or set HF_TOKEN"),
+        ("You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/m.",
+         "; if it is private or gated, run `hf auth login` with an account that may read it, or set HF_TOKEN"),
+        ("The repository m contains custom code which must be executed to correctly load the model.\nPlease pass",
+         "; read that code, then allow it with trust_remote_code: true in the run file"),
+        ("We couldn't connect to 'https://huggingface.co'", ""),
+    ],
+)  # fmt: skip
+def test_what_the_hub_refuses_is_said_in_one_line_with_its_remedy(said: str, remedy: str):
+    first = said.partition("\n")[0]
+    assert why_not_loaded("org/m", OSError(said)).endswith(f"and on the Hub: {first}{remedy}")
 
 
 # --- padding ---------------------------------------------------------------------------------------------------------

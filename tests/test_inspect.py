@@ -164,6 +164,16 @@ def test_labels_that_are_codes_are_pointed_out_with_the_line_that_names_them():
     )
 
 
+def test_labels_that_claim_the_texts_of_other_teachers_are_named():
+    labels = {"billing": ["refund", "other"], "legal": ["notary", "other"], "mail": ["spam", "not spam"]}
+    assert [one.text.partition(" sounds like ")[0] for one in findings.catch_all_labels(labels)] == [
+        "“other” of billing and legal", "“not spam” of mail",
+    ]  # fmt: skip
+    assert "equal names become one class" in findings.catch_all_labels(labels)[0].text
+    for plain in ("otherness", "note", "nothing to wear", "miscarriage", "unknown artists"):
+        assert findings.catch_all_labels({"a": [plain]}) == []
+
+
 def test_alike_labels_of_real_teachers(tmp_path: Path, settings: Settings, teachers: list[Path]):
     other = save_teacher(tmp_path / "other", "bert", ["Sport", "rain"], seed=3)
     found = said(settings(teachers=[teacher(teachers[0]), teacher(other)]))

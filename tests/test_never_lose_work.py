@@ -17,6 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from muki import compute
 from muki.cli import app
 from muki.config import RunConfig, make_config
 from muki.engines.local import score_in_processes
@@ -206,6 +207,35 @@ def test_a_failing_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "scoring: process 2 of 2 failed, see its message above; finished shards stay, run the same command again"
     )
     score_in_processes(tmp_path / "run", 3)  # 1/3, 2/3 and 3/3: none fails
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "given"),
+    [(None, 2, ["0", "1", "0"]), ("3,5", 2, ["3", "5", "3"]), ("3", 1, ["3", "3", "3"]), (None, 0, ["", "", ""])],
+)
+def test_processes_share_the_gpus_out(
+    visible: str | None, count: int, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nfor last; do :; done\nprintf "$CUDA_VISIBLE_DEVICES" > {tmp_path}/${{last%/3}}\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    score_in_processes(tmp_path / "run", 3)
+    assert [(tmp_path / str(number)).read_text() for number in (1, 2, 3)] == given
+
+
+def test_each_process_of_a_launcher_has_an_accelerator_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
+    assert compute.device() == "cuda"
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert compute.device() == "cuda:1"
 
 
 def test_what_processes_had_finished_when_all_were_killed_is_not_scored_again(

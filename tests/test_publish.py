@@ -82,7 +82,7 @@ def test_filled_in_labels_are_fed_back(run: Path, tmp_path: Path):
     page = Page((run / "report" / "report.html").read_text(encoding="utf-8"))
     assert (
         f"Of {len(given)} texts labelled by hand the student gets {len(given)} right, its training targets "
-        f"{sum(right)}. Hand-picked hard texts are no fair sample." in page.words
+        f"{sum(right)}. Where they are the listed texts, they are hard on purpose and no fair sample." in page.words
     )
 
 

@@ -201,6 +201,17 @@ def test_a_runs_folder_with_another_output_is_a_new_run_and_stays_as_it_was(tmp_
     assert times(unbroken_copy) == before
 
 
+def test_a_stage_from_python_is_continued_by_the_command_line_from_another_folder(
+    tmp_path: Path, resumable: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    file = resumable(tmp_path / "run")
+    pool = Path(muki.load_config(file).texts.path)
+    monkeypatch.chdir(pool.parent)
+    muki.score(muki.load_config(file, [f"texts.path={pool.name}"]))
+    monkeypatch.chdir(tmp_path)
+    assert "scores of news: reusing 3 of 3 shards" in works("score", file)
+
+
 def test_vanilla_kd_after_muki_reuses_its_scores_and_muki_comes_back_the_same(
     unbroken_copy_with_passes: Path, unbroken_with_passes: Path, monkeypatch: pytest.MonkeyPatch
 ):

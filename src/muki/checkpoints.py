@@ -12,6 +12,13 @@ from typing import Any
 from muki.errors import MukiError, StudentError, first_line
 from muki.files import file_fingerprint
 
+# What transformers says below its first line: a sign in the first line, and the remedy in our words.
+_LOG_IN = "; if it is private or gated, run `hf auth login` with an account that may read it, or set HF_TOKEN"
+_REMEDIES = {
+    "not a valid model identifier": _LOG_IN,
+    "gated repo": _LOG_IN,
+    "contains custom code": "; read that code, then allow it with trust_remote_code: true in the run file",
+}
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.bpe")
 
 
@@ -164,7 +171,10 @@ def _require_encoder_weights(model: Any, info: dict[str, Any], name: str) -> Non
 def why_not_loaded(model: str, error: Exception) -> str:
     """One line of what loading `model` raised; a name that is no folder here was looked up on the Hub."""
     said = first_line(error)
-    return said if Path(model).exists() else f"no folder of that name in '{Path.cwd()}', and on the Hub: {said}"
+    remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in said), "")
+    return (
+        said if Path(model).exists() else f"no folder of that name in '{Path.cwd()}', and on the Hub: {said}"
+    ) + remedy
 
 
 def loading_errors() -> tuple[type[Exception], ...]:

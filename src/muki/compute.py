@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import time
 
 import torch
 
-from muki.processes import launched
+from muki.processes import launched, local_rank
 
 logger = logging.getLogger(__name__)
 
@@ -17,9 +18,18 @@ _ROUNDS = 7
 
 
 def device() -> str:
-    """Where models run: the accelerator if there is one, else the CPU."""
+    """Where models run: the accelerator if there is one, else the CPU; under a launcher, the process's own one."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator.type if accelerator else "cpu"
+    if accelerator is None:
+        return "cpu"
+    return f"{accelerator.type}:{local_rank() % torch.accelerator.device_count()}" if launched() else accelerator.type
+
+
+def one_gpu_each(processes: int) -> list[dict[str, str]]:
+    """Environments of so many processes that share this machine's GPUs out; empty ones where there is no choice."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    gpus = [gpu for gpu in visible if gpu] or [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if len(gpus) > 1 else {} for i in range(processes)]
 
 
 def finish(device: str) -> None:

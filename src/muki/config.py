@@ -278,8 +278,10 @@ class RunConfig(_Section):
         return copy
 
     def save(self, path: Path) -> None:
-        """Write the resolved run file."""
-        content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        """Write the resolved run file, with absolute paths: whoever continues the run may be in another folder."""
+        content = yaml.safe_dump(
+            self.absolute().model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120
+        )
         write_text(path, RUN_MARK + content)
 
 

@@ -15,6 +15,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def local_rank() -> int:
+    """The number of this process among those of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
 def world_size() -> int:
     """How many processes work together; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", 1))

@@ -167,7 +167,7 @@ class RunFolder:
                 raise OutputTakenError(f"output '{self.root}': '{parent}' is a file; choose another output folder")
         if self.is_run and self.teachers.exists():  # else a first attempt stopped before any work
             before = load_config(self.config)
-            here, there = _identity(config), _identity(before)
+            here, there = _identity(config.absolute()), _identity(before)
             differing = [f"{key} {there[key]} (now {here[key]})" for key in here if here[key] != there[key]]
             if differing:
                 raise OutputTakenError(

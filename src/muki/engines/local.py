@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from muki.compute import one_gpu_each
 from muki.engines.work import Job, Pair, Part, ScoringSettings, pairs_of, pending_pairs, score_shard
 from muki.errors import TeacherError
 from muki.progress import progress
@@ -52,8 +53,8 @@ def score_in_processes(run: Path, processes: int) -> None:
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
     command = [sys.executable, "-m", "muki", "score", str(run), "--prepared", "--shard-of"]
     workers = [
-        subprocess.Popen([*command, str(Part(number, processes))], env=environment)
-        for number in range(1, processes + 1)
+        subprocess.Popen([*command, str(Part(number, processes))], env=environment | own_gpu)
+        for number, own_gpu in enumerate(one_gpu_each(processes), 1)
     ]
     try:
         codes = [worker.wait() for worker in workers]

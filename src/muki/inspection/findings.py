@@ -16,6 +16,10 @@ _PIECES_PER_CHARACTER = 1.3
 _DUPLICATES = 0.2
 _FEW_TEXTS = 500
 _ONE_SIDED = 0.02
+_CATCH_ALL = re.compile(
+    r"others?|misc(ellaneous)?|none|none[ _-]of[ _-](these|the[ _-]above)|unknown|oos|out[ _-]of[ _-]scope|not[ _-].+",
+    re.IGNORECASE,
+)
 _YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
 
 
@@ -84,6 +88,27 @@ def coded_labels(labels: Mapping[str, Sequence[str]]) -> list[Finding]:
         for name, own in labels.items()
         if not are_words(own)
     ]
+
+
+def catch_all_labels(labels: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Labels that mean "none of this teacher's", and so claim the texts of all other teachers.
+
+    Args:
+        labels: each teacher's name and label names.
+    """
+    owners: dict[str, list[str]] = {}
+    for name, own in labels.items():
+        for label in own:
+            if _CATCH_ALL.fullmatch(label.strip()):
+                owners.setdefault(label, []).append(name)
+    found = []
+    for label, teachers in owners.items():
+        said = f"“{label}” of {' and '.join(teachers)} sounds like “none of mine”, which all other teachers' texts are"
+        if len(teachers) > 1:
+            said += ", and equal names become one class"
+        remedy = "take a teacher without such a label, or look whom the report hears on its texts"
+        found.append(Finding("warning", "labels", said, remedy))
+    return found
 
 
 def truncation(who: str, share: float, max_length: int, wanted: int, most: int) -> list[Finding]:

@@ -139,7 +139,7 @@ def inspect(config: RunConfig) -> Inspection:
     sample = [texts.sample[int(i)] for i in chosen]
     measured = _teachers(config, seen, sample)
     names = {teacher.name: teacher.labels for teacher in seen.teachers}
-    seen.findings += findings.alike_labels(names)
+    seen.findings += findings.alike_labels(names) + findings.catch_all_labels(names)
     if config.method.reads_names:
         seen.findings += findings.coded_labels(names)
     if config.method.refines:

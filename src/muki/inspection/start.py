@@ -94,7 +94,7 @@ def _read(model: str, name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
     try:
         if not is_adapter(model):
             refuse_remote_code(model, f"teacher '{name}'", TeacherError)
-            config = AutoConfig.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
             require_label_names(config, f"teacher '{name}'", TeacherError)
             return config, AutoTokenizer.from_pretrained(model), label_names(config)
         adapter = read_adapter(Path(model), name)

@@ -168,7 +168,11 @@ def _labelled(facts: Facts) -> list[Remark]:
     target = facts.labelled["target"]["accuracy"]
     said = f"Of {count(n, 'text')} labelled by hand the student gets {round(student * n)} right"
     return [
-        Remark("plain", f"{said}, its training targets {round(target * n)}. Hand-picked hard texts are no fair sample.")
+        Remark(
+            "plain",
+            f"{said}, its training targets {round(target * n)}. Where they are the listed texts, they are hard on "
+            "purpose and no fair sample.",
+        )
     ]
 
 

@@ -111,7 +111,7 @@ def training_arguments(training: TrainingConfig, folder: Path, steps: int, evalu
         "prediction_loss_only": True,
         "use_cpu": compute.device() == "cpu",
         "bf16": compute.fast_dtype(compute.device()) == torch.bfloat16,
-        "dataloader_pin_memory": compute.device() == "cuda",
+        "dataloader_pin_memory": compute.device().startswith("cuda"),
     }
     if evaluate:
         settings |= {
