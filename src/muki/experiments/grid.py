@@ -70,12 +70,12 @@ class Setting(_Section):
 class Grid(_Section):
     """A whole comparison."""
 
-    data: dict[str, str] = Field(description="name to folder or Hub data set; a name may join two: en+zh: {a}+{b}")
+    data: dict[str, str] = Field(description="name to folder or Hub data set, or a list of these; a name may join two: en+zh: {a}+{b}")
     settings: dict[str, Setting] = Field(
         default_factory=lambda: {"two-teachers": Setting()}, description="how each data set becomes a task"
     )
     methods: dict[str, Method] = Field(
-        description="names of presets, or a name with a preset (muki where none is named) and changes"
+        description="a list of presets, or of a name with a preset (muki where none is named) and changes"
     )
     routing_only: dict[str, Method] = Field(default_factory=dict, description="methods without training a student")
     seeds: list[int] = Field(
