@@ -140,6 +140,14 @@ def test_names_from_a_view_that_is_worse_than_the_scores_count_less():
     assert names.prior(good_view=False) == 8 * 0.5**2
 
 
+def test_a_teacher_that_gets_no_text_has_no_say_in_whether_names_are_heard():
+    said = np.log(np.array([[0.9, 0.1, 0.5, 0.5], [0.1, 0.9, 0.5, 0.5]] * 10))
+    answers, columns = softmax(said[:, :2]), [(0, 1), (2, 3)]
+    idle = np.tile([1.0, 0.0], (20, 1))
+    assert name_agreement(said, [answers, answers], columns, idle) == pytest.approx(1.0)
+    assert name_agreement(said[:0], [answers[:0], answers[:0]], columns, idle[:0]) == 0.0
+
+
 def test_the_surest_texts_of_each_teacher_are_its_upper_half():
     found = surest([[3.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 9.0]])
     assert [sorted(own.tolist()) for own in found] == [[0, 2], [3]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,17 @@ def test_with_shared_labels_a_view_of_noise_is_still_noticed(sets: list[Sequence
     outputs, space, view, _ = shared_pool(sets, seed=0)
     noise = np.random.default_rng(1).normal(size=view.shape).astype(np.float16)
     assert fit_router(PLUS, outputs, space, noise).findings["refined"] == 0.0
+
+
+def test_a_narrow_teacher_gets_what_is_expected_of_it_where_names_are_heard_and_the_view_is_not():
+    outputs, space, view, label = shared_pool(NESTED, seed=1)
+    named = replace(space, labels=("art", "bank", "chess", "dance", "earth", "film"))
+    names = np.stack([view[label == one].mean(axis=0) for one in range(6)])
+    blurred = (view + np.random.default_rng(1).normal(scale=3.0, size=view.shape)).astype(np.float16)
+    router = fit_router(PLUS, outputs, named, blurred, names.astype(np.float16))
+    assert (router.findings["refined"], router.findings["names_heard"]) == (0.0, 1.0)
+    shares = router(outputs, blurred).probabilities.mean(axis=0)
+    np.testing.assert_allclose(shares, expected_shares(router.columns), atol=1e-3)
 
 
 def test_a_broad_teacher_is_expected_to_own_more_than_a_narrow_one_whose_labels_it_knows():

@@ -20,7 +20,14 @@ from muki.integration.supervision import raw_weights, right_probability
 from muki.labels import LabelSpace
 from muki.methods import DEFAULT_METHOD, PRESETS, Method
 from muki.routing.calibration import match_shares, mixture, normal_ranks, standardise
-from muki.routing.density import ClassGaussians, neighbour_distance, principal_axes, unit_length
+from muki.routing.density import (
+    REFERENCES,
+    ClassGaussians,
+    neighbour_distance,
+    principal_axes,
+    references_among,
+    unit_length,
+)
 from muki.routing.evidence import Evidence, temper
 from muki.routing.foreign import ForeignTexts, excess_on_the_right
 from muki.routing.refinement import FOLDS, Neighbourhood, PoolModel, Refined, Trust, agreement, has_fallen, trust
@@ -459,7 +466,7 @@ def test_second_moments_are_of_the_texts_of_all_other_folds_whatever_the_targets
         known = ClassGaussians.fit(others, targets[folds != fold], second_moment=found[fold])
         unknown = ClassGaussians.fit(others, targets[folds != fold])
         np.testing.assert_allclose(known.factor, unknown.factor)
-        np.testing.assert_allclose(known.log_joint(view), unknown.log_joint(view))
+        np.testing.assert_allclose(known.log_joint(view), unknown.log_joint(view), atol=1e-12)
 
 
 def test_agreement_is_the_mean_over_all_pairs_of_judges():
@@ -512,12 +519,23 @@ def in_shards(outputs: list[TeacherOutputs], rows: int) -> Iterator[list[Teacher
 
 def test_statistics_of_a_large_pool_come_from_an_even_sample(monkeypatch: pytest.MonkeyPatch):
     outputs, _, view, _ = pool(n=1000)
-    monkeypatch.setattr("muki.integration.pool.FIT_ROWS", 300)  # so that every fourth text is taken
+    monkeypatch.setattr("muki.integration.pool.FIT_ROWS", 300)  # so that one of four texts is taken
     sampled, seen = even_sample(in_shards(outputs, 130), 1000, InMemory(view, 130))
+    rows = sampled[0].rows
+    assert (rows // 4).tolist() == list(range(250))
+    assert np.bincount(rows % 4).min() > 40  # whatever their order: every second text may be of one source
     for one, whole in zip(sampled, outputs, strict=True):
-        assert one.rows.tolist() == list(range(0, 1000, 4))
-        np.testing.assert_array_equal(one.logits, whole.logits[::4])
-    np.testing.assert_array_equal(seen, view[::4])
+        np.testing.assert_array_equal(one.rows, rows)
+        np.testing.assert_array_equal(one.logits, whole.logits[rows])
+    np.testing.assert_array_equal(seen, view[rows])
+
+
+def test_the_references_of_a_pool_that_is_dealt_from_two_sources_are_of_both():
+    dealt = np.tile([[1.0, 0.0], [0.0, 1.0]], (REFERENCES, 1))
+    references = references_among(dealt)
+    assert len(references) == REFERENCES
+    assert 0.45 < references[:, 0].mean() < 0.55
+    np.testing.assert_array_equal(references_among(dealt[:REFERENCES]), dealt[:REFERENCES])
 
 
 def test_a_pool_is_read_as_far_as_there_is_something_to_learn_from_it():
@@ -645,6 +663,11 @@ def test_instance_weights_follow_the_method():
             {**PLUS.model_dump(), "temperature": 0.5},
             "temperature: 0.5 would change nothing, refined routing weights are probabilities; leave it out",
         ),
+        (
+            {"score": "entropy", "tolerance": 0.1},
+            "tolerance: 0.1 would change nothing without dropout passes; leave it out",
+        ),
+        ({"score": "gold", "tolerance": 0.1}, "score: gold reads the labels alone, so tolerance would change nothing"),
         ({"score": "entropy+mud", "calibration": "standardise"}, "score: unknown routing score 'mud'; known: "),
     ],
 )

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from test_routing import PLUS, InMemory, pool, right
 
+from muki.files import file_fingerprint, write_json
 from muki.formulas import integrate_distributions
 from muki.integration.fitting import fit_router
 from muki.integration.pool import ScoredPool
 from muki.integration.stage import supervise
-from muki.integration.store import load_supervision
+from muki.integration.store import SUMMARY, Supervision, load_supervision, save_supervision
 from muki.teachers.outputs import TeacherOutputs
 
 TEXTS, SHARD = 600, 100
@@ -65,3 +66,12 @@ def test_supervision_by_shards_is_that_of_the_whole_pool(tmp_path: Path):
     np.testing.assert_allclose(found.weight, counts / counts.mean(), atol=1e-6)
     assert found.weight.mean() == pytest.approx(1.0, abs=1e-6)
     assert right(found.routing, owner) > 0.97
+
+
+def test_hidden_states_come_back_in_the_order_of_the_teachers_however_many(tmp_path: Path):
+    one = np.zeros((2, 1), dtype=np.float32)
+    states = tuple(np.full((2, 3, 4), i, dtype=np.float16) for i in range(12))
+    save_supervision(tmp_path / "a.parquet", Supervision(np.arange(2), one, one[:, 0], one, one, states=states))
+    summary = {"files": {"a.parquet": file_fingerprint(tmp_path / "a.parquet")}, "fingerprint": ""}
+    write_json(tmp_path / SUMMARY, summary)
+    assert [float(found.mean()) for found in load_supervision(tmp_path).states] == list(range(12))

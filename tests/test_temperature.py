@@ -79,6 +79,15 @@ def test_a_target_is_never_made_flatter_and_a_teacher_that_is_always_right_stays
     )
 
 
+def test_a_teacher_that_says_the_same_of_every_text_is_not_borne_out_by_what_was_learned_from_it():
+    logits, drawn = answers(400, 4.0)
+    collapsed, weights = np.tile([1.0, 0.0, 0.0], (400, 1)), np.eye(2)[np.repeat([0, 1], 200)]
+    said = np.logaddexp(judge(drawn, 0), judge(np.zeros(400, dtype=int), 1))
+    found = teacher_temperatures([logits, collapsed], [said], weights, COLUMNS)
+    assert found[1] == 1.0
+    assert found[0] == teacher_temperatures([logits, logits], [said], weights, COLUMNS)[0] < 1.0
+
+
 def test_without_judges_or_with_few_texts_a_teacher_stays_as_it_is():
     logits, drawn = answers(29, 4.0)
     weights = np.eye(2)[np.zeros(29, dtype=int)]

@@ -79,7 +79,7 @@ def integrate_distributions(
     w = np.asarray(weights, dtype=np.float64)
     target = np.zeros((len(w), n_labels))
     for teacher, (p, where) in enumerate(zip(probabilities, columns, strict=True)):
-        target += w[:, teacher, None] * pad(p, where, n_labels)
+        target[:, list(where)] += w[:, teacher, None] * np.asarray(p, dtype=np.float64)
     return target
 
 
@@ -101,10 +101,13 @@ def knower_groups(columns: Sequence[Sequence[int]], n_labels: int) -> list[list[
         columns: each teacher's columns in the union.
         n_labels: size of the union, each label of which some teacher knows.
     """
+    knowers: list[list[int]] = [[] for _ in range(n_labels)]
+    for teacher, own in enumerate(columns):
+        for label in own:
+            knowers[label].append(teacher)
     groups: dict[tuple[int, ...], list[int]] = {}
-    for label in range(n_labels):
-        knowers = tuple(teacher for teacher, own in enumerate(columns) if label in own)
-        groups.setdefault(knowers, []).append(label)
+    for label, teachers in enumerate(knowers):
+        groups.setdefault(tuple(teachers), []).append(label)
     return list(groups.values())
 
 

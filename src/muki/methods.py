@@ -95,11 +95,18 @@ class Method(BaseModel):
             raise ValueError(
                 f"passes: {self.passes} would change nothing, score '{self.score}' needs no dropout; leave it out"
             )
+        if self.tolerance is not None and not self.passes:
+            raise ValueError(f"tolerance: {self.tolerance:g} would change nothing without dropout passes; leave it out")
         return self
 
     def _reads_labels_alone(self) -> Self:
         """Refuse what a ceiling would do for nothing."""
-        given = {"passes": self.passes > 0, "calibration": self.calibration != "none", "refinement": self.refines}
+        given = {
+            "passes": self.passes > 0,
+            "tolerance": self.tolerance is not None,
+            "calibration": self.calibration != "none",
+            "refinement": self.refines,
+        }
         if idle := [key for key, set_ in given.items() if set_]:
             raise ValueError(
                 f"score: {GOLD} reads the labels alone, so {', '.join(idle)} would change nothing; leave it out"

@@ -70,7 +70,9 @@ class Setting(_Section):
 class Grid(_Section):
     """A whole comparison."""
 
-    data: dict[str, str] = Field(description="name to folder or Hub data set, or a list of these; a name may join two: en+zh: {a}+{b}")
+    data: dict[str, str] = Field(
+        description="name to folder or Hub data set, or a list of these; a name may join two: en+zh: {a}+{b}"
+    )
     settings: dict[str, Setting] = Field(
         default_factory=lambda: {"two-teachers": Setting()}, description="how each data set becomes a task"
     )

@@ -20,7 +20,7 @@ from muki.routing.evidence import Evidence
 from muki.routing.foreign import ForeignTexts
 from muki.routing.names import START_PRIOR, LabelNames, are_words, mean_something, name_agreement
 from muki.routing.overlap import decided_groups, first_offsets, group_scores
-from muki.routing.refinement import SHARPNESS, Neighbourhood, PoolModel, agreement, refine
+from muki.routing.refinement import SHARPNESS, Neighbourhood, PoolModel, Refined, agreement, refine
 from muki.routing.scores import SCORES, Scorer, fit_scores, parts_of
 from muki.routing.temperature import teacher_temperatures
 from muki.routing.weights import hard_weights
@@ -95,9 +95,15 @@ def _by_scores(method: Method, outputs: list[TeacherOutputs], columns: list[tupl
     router = Router(method, scorers, columns, priors, np.zeros(len(outputs)), np.ones(len(outputs)))
     parts = router.parts(outputs)
     spread = _spread(parts, priors) if len(scores) > 1 else float(priors[0])
-    if method.calibration != "standardise":
-        return replace(router, spread=spread)
-    return replace(router, spread=spread, offsets=first_offsets(parts @ priors / spread, columns, SHARPNESS))
+    return _with_offsets(replace(router, spread=spread), parts)
+
+
+def _with_offsets(router: Router, parts: Array) -> Router:
+    """The router whose standardised scores give each teacher what is expected of the pool; others as they are."""
+    if router.method.calibration != "standardise":
+        return router
+    scores = parts @ router.importance / router.spread
+    return replace(router, offsets=first_offsets(scores, router.columns, SHARPNESS))
 
 
 @dataclass(frozen=True)
@@ -159,10 +165,17 @@ def _hear_names(router: Router, pool: _Pool, vectors: NDArray[np.float16], space
 
 @dataclass(frozen=True)
 class _Verdict:
-    """On the view, once and for all: whether it corrects the scores, and whether it is at least as good as they are."""
+    """On the view, once and for all.
+
+    Attributes:
+        trusted: whether it corrects the scores.
+        good: whether it is at least as good as they are.
+        found: what refinement found, without names and with the teachers as they are.
+    """
 
     trusted: bool
     good: bool
+    found: Refined
 
 
 def _judge_view(router: Router, pool: _Pool, teachers: list[str]) -> tuple[Router, _Verdict]:
@@ -174,9 +187,10 @@ def _judge_view(router: Router, pool: _Pool, teachers: list[str]) -> tuple[Route
     found = refine(texts, parts, router.importance, router.columns, pool.n_labels)
     # The names come from the view itself: they may speak against it, but not for it.
     scores, view = router.joined(parts), found.model.log_weights(texts)
-    by_names = [] if named is None else [agreement(map(by_group, [named, one])).mean() for one in (scores, view)]
-    against = by_names != sorted(by_names)  # they side with the scores
-    trusted = found.trusted and not against
+    trusted = found.trusted
+    if named is not None:
+        with_scores, with_view = (agreement(map(by_group, [named, one])).mean() for one in (scores, view))
+        trusted = trusted and bool(with_view >= with_scores)
     accuracies = {"view": found.trust.view_accuracy, "score": found.trust.score_accuracy}
     judged = {who: accuracy for who, accuracy in accuracies.items() if not np.isnan(accuracy)}
     shares = np.exp(view).mean(axis=0)
@@ -194,7 +208,7 @@ def _judge_view(router: Router, pool: _Pool, teachers: list[str]) -> tuple[Route
     )  # fmt: skip
     findings = {f"{who}_accuracy": accuracy for who, accuracy in judged.items()}
     findings = {**router.findings, **findings, "refined": float(trusted)}
-    return replace(router, findings=findings), _Verdict(trusted, found.trust.earned)
+    return replace(router, findings=findings), _Verdict(trusted, found.trust.earned, found)
 
 
 def _refined(router: Router, pool: _Pool, verdict: _Verdict) -> Router:
@@ -204,9 +218,10 @@ def _refined(router: Router, pool: _Pool, verdict: _Verdict) -> Router:
     joined, priors = router.with_names(parts, named), router.importance
     if not verdict.trusted:
         importance = priors if router.names is None else np.append(priors, router.names.prior(verdict.good))
-        return replace(router, importance=importance, spread=_spread(joined, importance))
+        return _with_offsets(replace(router, importance=importance, spread=_spread(joined, importance)), joined)
     priors = priors if named is None else np.append(priors, START_PRIOR)
-    found = refine(texts, joined, priors, router.columns, pool.n_labels)
+    known = named is None and (router.temperatures == 1).all()
+    found = verdict.found if known else refine(texts, joined, priors, router.columns, pool.n_labels)
     classes, evidence = _two_judges(found.model, texts, parts, named)
     usual = usual_of(parts, router.method)
     foreign = ForeignTexts.fit(pool.x, usual, known=parts.max(axis=1).sum(axis=-1))

@@ -16,6 +16,7 @@ from muki.engines.work import ScoringSettings, shard_source
 from muki.errors import RunFolderError
 from muki.files import fingerprint
 from muki.formulas import Array
+from muki.hashing import one_of_each_block
 from muki.integration.fitting import FIT_ROWS, fit_router, needs_pool
 from muki.integration.router import Router, Routing, gold_routing, plain_distributions
 from muki.labels import LabelSpace
@@ -184,7 +185,7 @@ def even_sample(
     views = []
     start = 0
     for number, outputs in enumerate(shards):
-        index = np.arange(-start % step, len(outputs[0]), step)
+        index = one_of_each_block(start, len(outputs[0]), step)
         start += len(outputs[0])
         kept.append([one.take(index) for one in outputs])
         if view is not None:

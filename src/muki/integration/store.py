@@ -83,7 +83,7 @@ def load_supervision(folder: Path) -> Supervision:
     tables = [pq.read_table(folder / name) for name in summary["files"]]
     table = pa.concat_tables(tables).combine_chunks()
 
-    states = sorted(name for name in table.column_names if name.startswith("states_"))
+    states = [name for name in map("states_{}".format, range(len(table.column_names))) if name in table.column_names]
     return Supervision(
         rows=table["row"].to_numpy(),
         target=matrix(table["target"]),

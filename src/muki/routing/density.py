@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
 from muki.formulas import Array
+from muki.hashing import one_of_each_block
 
 SHRINKAGE = 0.1
 REFERENCES = 2000  # vectors among which neighbours are looked for
@@ -82,7 +83,10 @@ class ClassGaussians:
 
     def log_joint(self, features: ArrayLike) -> Array:
         """`log π_c + log N(x; μ_c, Σ)` up to a constant for each text, shape (n, C)."""
-        result: Array = self.log_prior - 0.5 * self.squared_distances(features)
+        # x Σ⁻¹ μ − ½ μ Σ⁻¹ μ, without x Σ⁻¹ x, which is the same for all classes
+        axes = solve_triangular(self.factor, self.means.T, lower=True, trans="T")
+        x = np.asarray(features, dtype=np.float64)
+        result: Array = self.log_prior + x @ axes - 0.5 * (self.means**2).sum(axis=1)
         return result
 
 
@@ -112,9 +116,9 @@ def principal_axes(vectors: Array, most: int) -> Array:
     return result
 
 
-def evenly_spaced(vectors: Array) -> Array:
+def references_among(vectors: Array) -> Array:
     """At most `REFERENCES` of the rows, evenly spread."""
-    return vectors[:: -(-len(vectors) // REFERENCES)]
+    return vectors[one_of_each_block(0, len(vectors), max(1, -(-len(vectors) // REFERENCES)))]
 
 
 def neighbour_distance(vectors: Array, references: Array) -> Array:

@@ -21,7 +21,7 @@ from scipy.stats import gaussian_kde, norm
 
 from muki.formulas import Array
 from muki.routing.calibration import Scale, standardise
-from muki.routing.density import evenly_spaced, neighbour_distance
+from muki.routing.density import neighbour_distance, references_among
 
 _BANDWIDTH = 0.25  # of the density, in half-widths of the left side
 _MODE_BANDWIDTH = 0.5  # wider: a mode that is off makes an excess out of nothing
@@ -56,7 +56,7 @@ class ForeignTexts:
             usual: how usual each text is for each teacher, comparable between teachers, shape (n, N).
             known: how well the teacher that knows it best knows each text, shape (n,).
         """
-        references = evenly_spaced(view[known >= np.median(known)])
+        references = references_among(view[known >= np.median(known)])
         isolation, strangeness = standardise(neighbour_distance(view, references)), standardise(-usual.max(axis=-1))
         fitted = cls(references, isolation, strangeness, np.zeros(1), np.zeros(1))
         places, probabilities = excess_on_the_right(fitted.how_far_out(view, usual))

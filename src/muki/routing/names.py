@@ -131,7 +131,7 @@ def mean_something(agreement: float, columns: Sequence[Sequence[int]]) -> bool:
 def name_agreement(
     log_probabilities: Array, distributions: Sequence[Array], columns: Sequence[Sequence[int]], scores: Array
 ) -> float:
-    """How far the teachers choose among their own labels as the names do: Cohen's kappa, mean over the teachers.
+    """How far the teachers choose among their own labels as the names do: Cohen's kappa, mean over teachers with texts.
 
     Args:
         log_probabilities: by the names, shape (n, C).
@@ -145,6 +145,8 @@ def name_agreement(
     asked = surest(scores)
     found = []
     for own, p, here in zip(columns, distributions, asked, strict=True):
+        if not len(here):
+            continue
         said, named = p[here].argmax(axis=-1), log_probabilities[here][:, list(own)].argmax(axis=-1)
         found.append(cohens_kappa(said, named, len(own)))
-    return float(np.mean(found))
+    return float(np.mean(found)) if found else 0.0

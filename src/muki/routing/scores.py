@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from muki.certainty import certainty
 from muki.formulas import Array, entropy, logsumexp, softmax
 from muki.routing.calibration import standardise
-from muki.routing.density import ClassGaussians, evenly_spaced, neighbour_distance, unit_length
+from muki.routing.density import ClassGaussians, neighbour_distance, references_among, unit_length
 from muki.teachers.outputs import TeacherOutputs
 
 Scorer = Callable[[TeacherOutputs], Array]
@@ -89,7 +89,7 @@ def fit_in_scope_mahalanobis(pool: Sequence[TeacherOutputs]) -> list[Scorer]:
 
 def fit_neighbours(pool: TeacherOutputs) -> Scorer:
     """Minus the distance of the teacher's features to near neighbours among the pool's."""
-    references = evenly_spaced(unit_length(_features(pool)))
+    references = references_among(unit_length(_features(pool)))
     return lambda outputs: -neighbour_distance(unit_length(_features(outputs)), references)
 
 

@@ -47,6 +47,9 @@ def teacher_temperatures(
 ) -> Array:
     """Each teacher's temperature in [0.05, 1], shape (N,); 1 without judges, or for a teacher of too few texts.
 
+    A teacher that gives all texts of the pool one label stays as it is too: the classes that the pool learned from it
+    would bear it out whatever it says.
+
     Args:
         logits: each teacher's, shapes (n, C_i).
         judges: log P(y | x) of each judge, shapes (n, C).
@@ -55,8 +58,8 @@ def teacher_temperatures(
     """
     heard, found = weights.argmax(axis=-1), np.ones(len(logits))
     for i, (z, own) in enumerate(zip(logits, columns, strict=True)):
-        mine = heard == i
-        if judges and mine.sum() >= _FEWEST:
+        said, mine = np.asarray(z).argmax(axis=-1), heard == i
+        if judges and mine.sum() >= _FEWEST and (said != said[0]).any():
             choices = [judge[mine][:, list(own)].argmax(axis=-1) for judge in judges]
             asked = [fit_temperature(np.asarray(z)[mine], one) for one in choices]
             found[i] = np.exp(np.log(asked).mean())

@@ -90,10 +90,16 @@ class LengthGrouped(Sampler[int]):
         self.epoch = epoch
 
 
-def stacked_supervision(items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """What the loss reads of several texts, each part of shape (n, …)."""
+def stacked_supervision(items: Sequence[dict[str, Any]], *, states: bool = True) -> dict[str, torch.Tensor]:
+    """What the loss reads of several texts, each part of shape (n, …).
+
+    Args:
+        items: of `SupervisedTexts`.
+        states: with the teachers' hidden states, if there are any; they are large.
+    """
     parts = [item["supervision"] for item in items]
-    return {name: torch.from_numpy(np.stack([part[name] for part in parts])) for name in parts[0]}
+    wanted = [name for name in parts[0] if states or not name.startswith("states_")]
+    return {name: torch.from_numpy(np.stack([part[name] for part in parts])) for name in wanted}
 
 
 def holdout_size(n: int, share: float) -> int:

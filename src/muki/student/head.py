@@ -69,7 +69,8 @@ def fit_head(
     head, features = found
     if not torch.isfinite(features).all():
         raise StudentError("student: its encoder gives numbers that are not finite (NaN or infinity); choose another")
-    batch = {name: values.to(features.device) for name, values in stacked_supervision(items).items()}
+    supervision = stacked_supervision(items, states=False)  # a head gives logits alone
+    batch = {name: values.to(features.device) for name, values in supervision.items()}
     weight, bias = probe(features, batch, objective, head.out_features, with_bias=head.bias is not None)
     with torch.no_grad():
         head.weight.copy_(weight)

@@ -53,8 +53,9 @@ def merge_teachers(factories: Mapping[str, TeacherFactory], space: LabelSpace, *
     for name, factory in factories.items():
         teacher = factory()
         first = first or teacher
-        base = base or base_of(teacher)
-        require_one_base(base, base_of(teacher))
+        own = base_of(teacher)
+        base = base or own
+        require_one_base(base, own)
         state = padded_state(teacher, space)
         total = {key: value.clone() if key not in total else total[key] + value for key, value in state.items()}
         fingerprints.append(teacher.fingerprint)

@@ -7,9 +7,10 @@ random place:
     mask(text, pass, site)  =  table[ o : o + size ],    o = hash(seed, teacher, row, pass, site) mod places
 
 `site` counts the dropout calls of a forward pass. So one mask costs one random number and one multiplication. What is
-kept exactly: each activation is dropped with the stated rate (the table holds exactly that share of zeros) and is
-scaled by 1 / (1 - rate); masks of other texts, passes and sites are uncorrelated up to one part in the table's length
-(two activations share a draw only where two random windows are shifted by exactly their distance).
+kept: each activation is dropped with the stated rate (the table holds exactly that share of zeros; the half in which
+windows begin holds it to some 1e-4) and is scaled by 1 / (1 - rate), in the passes' number format; masks of other
+texts, passes and sites are uncorrelated up to two parts in the table's length (two activations share a draw only where
+two random windows are shifted by exactly their distance).
 
 Because a window depends only on its text and pass, a text's scores do not depend on its batch, on padding, on the
 order of work, on threads or processes. (Up to float rounding, since matrix products of other shapes round otherwise.)

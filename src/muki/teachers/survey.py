@@ -49,8 +49,9 @@ def survey(
                 "give each teacher once"
             )
         if one_base:
-            base = base or base_of(teacher)
-            require_one_base(base, base_of(teacher))
+            own = base_of(teacher)
+            base = base or own
+            require_one_base(base, own)
         if passes:
             probe_dropout(teacher)
         probe_kept(teacher, keep)
