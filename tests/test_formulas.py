@@ -92,6 +92,14 @@ def test_margin_of_teachers_that_all_agree_is_not_the_smallest_where_scores_go_b
     assert found == pytest.approx([4.0 + 1e-6, 0.3 + 1e-6, 1.0 + 1e-6])
 
 
+def test_margin_of_some_texts_is_that_which_they_have_among_all():
+    scores, predictions = np.array([[1.0, -0.5], [-3.0, -2.0]]), np.array([[3, 3], [3, 4]])
+    among_all = margin(scores, predictions)
+    assert among_all == pytest.approx([4.0 + 1e-6, 1.0 + 1e-6])
+    assert margin(scores[:1], predictions[:1], lowest=scores.min()) == among_all[:1]
+    assert margin(scores[:1] + 3, predictions[:1], lowest=0.5) == pytest.approx([4.0 + 1e-6])
+
+
 def test_margin_is_the_plain_one_where_no_class_is_shared():
     scores, predictions = rng.random((50, 3)), np.tile([0, 5, 9], (50, 1))
     assert margin(scores, predictions) == pytest.approx(margin(scores))

@@ -13,7 +13,7 @@ from muki.evaluation.method_words import cause, estimates_routing
 from muki.explanation import Explanation, assemble
 from muki.formulas import Array
 from muki.integration.pool import scored_pool
-from muki.integration.store import average_weight
+from muki.integration.store import average_weight, lowest_score
 from muki.integration.supervision import raw_weights, right_probability
 from muki.predict import Classifier
 from muki.preparation import load_from_config
@@ -54,7 +54,8 @@ def explain(config: RunConfig, texts: Sequence[Text]) -> list[Explanation]:
     view = Encoder(config.student, config.trust_remote_code).encode(asked) if router.reads_view else None
     routing = router(outputs, view)
     predictions, refined = teacher_predictions(outputs, space), router.refinement is not None
-    weights = raw_weights(routing, predictions, config.method) / average_weight(run.supervision)
+    weights = raw_weights(routing, predictions, config.method, lowest_score(run.supervision))
+    weights = weights / average_weight(run.supervision)
     estimated = refined and estimates_routing(config.method)
     return assemble(
         asked, outputs, router.distributions(outputs), space, routing.weights, weights, student,

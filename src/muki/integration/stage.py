@@ -51,6 +51,7 @@ def supervise(pool: ScoredPool, method: Method, folder: Path) -> str:
             "fingerprint": key,
             "rows": len(routing.scores),
             "average_weight": float(raw.mean()),
+            "lowest_score": float(routing.scores.min()),
             "findings": router.findings,
             **_temperatures_by_name(router, pool.space),
             "method": method.model_dump(),

@@ -106,6 +106,15 @@ def average_weight(folder: Path) -> float:
     return float(_summary(folder)["average_weight"])
 
 
+def lowest_score(folder: Path) -> float:
+    """The lowest routing score of the pool, by which the margins of single texts are measured too.
+
+    Raises:
+        RunFolderError: the stage is not finished.
+    """
+    return float(_summary(folder).get("lowest_score", 0.0))
+
+
 def _summary(folder: Path) -> dict[str, Any]:
     summary: dict[str, Any] | None = read_json(folder / SUMMARY)
     if summary is None:

@@ -39,13 +39,20 @@ def mean_one(weights: ArrayLike) -> Array:
     return result
 
 
-def raw_weights(routing: Routing, predictions: NDArray[np.int64], method: Method) -> Array:
-    """How much each text counts before scaling, shape (n,): by margin, by the routing's probability, or all alike."""
+def raw_weights(routing: Routing, predictions: NDArray[np.int64], method: Method, lowest: float | None = None) -> Array:
+    """How much each text counts before scaling, shape (n,): by margin, by the routing's probability, or all alike.
+
+    Args:
+        routing: of the texts.
+        predictions: each teacher's top class as an index into the union, shape (n, N).
+        method: says which.
+        lowest: of the pool's scores, where these texts are not the whole pool.
+    """
     if method.needs_gold:
         result: Array = routing.scores.max(axis=-1)  # a text that belongs to nobody teaches nothing
         return result
     if method.reweight == "margin":
-        return margin(routing.scores, predictions)
+        return margin(routing.scores, predictions, lowest)
     if method.reweight == "probability":
         return right_probability(routing.probabilities, predictions) * (1 - routing.foreign)
     return np.ones(len(predictions))
