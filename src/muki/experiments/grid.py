@@ -151,6 +151,11 @@ class Grid(_Section):
                     if data in setting.only if setting.only is not None else data not in foreign:
                         yield Group(data=data, setting=name, seed=seed)
 
+    def sources(self, group: Group) -> list[str]:
+        """Where a group's texts come from: its data set, and that of its foreign texts."""
+        foreign = self.settings[group.setting].foreign
+        return [self.data[name] for name in (group.data, foreign and foreign.data) if name]
+
     def methods_that_differ_in(self, number: str) -> list[dict[str, float]]:
         """Families of two or more methods that are equal but for `passes` or `temperature`: name to number."""
         methods = {**self.methods, **self.routing_only}

@@ -39,7 +39,7 @@ from muki.methods import Method
 from muki.progress import clock
 from muki.run_folder import RunFolder
 from muki.student.training import TRAINING_VERSION
-from muki.teachers.scoring import SCORING_VERSION
+from muki.teachers.scoring import SCORING_VERSION, Passes
 from muki.view import VIEW_VERSION
 
 logger = logging.getLogger(__name__)
@@ -64,20 +64,18 @@ def compare(grid: Grid, part: Part | None = None) -> list[Record]:
         ConfigError: a data set that is needed is not there.
     """
     groups = groups_of(grid, part or Part())
-    pending = {group: len(Laboratory(grid, group).pending()) for group in groups}
-    waiting = sum(pending.values())
-    for where in dict.fromkeys(where for group, cells in pending.items() if cells for where in _sources(grid, group)):
-        require_data(where)
+    pending = [group for group in groups for _ in Laboratory(grid, group).pending()]
+    require_data(where for group in pending for where in grid.sources(group))
     total = len(groups) * len(cells_of(grid, groups[0])) if groups else 0
-    logger.info("%d cells in %d groups, %d to be done", total, len(groups), waiting)
+    logger.info("%d cells in %d groups, %d to be done", total, len(groups), len(pending))
     start, done = time.monotonic(), 0
     for group in in_turn(grid, groups):
         laboratory = Laboratory(grid, group)
         for cell in laboratory.pending():
             record = laboratory.run(cell)
             done += 1
-            left = (time.monotonic() - start) / done * (waiting - done)
-            logger.info("%s; %d of %d, about %s left", one_line(record), done, waiting, clock(left))
+            left = (time.monotonic() - start) / done * (len(pending) - done)
+            logger.info("%s; %d of %d, about %s left", one_line(record), done, len(pending), clock(left))
     return collect(grid)
 
 
@@ -171,7 +169,7 @@ class Laboratory:
         encoders = [*(self.setting.encoders or [self.grid.encoder]), *([student] if student else [])]
         return fingerprint(
             grid,
-            [[_content(part) for part in where.split("+")] for where in _sources(self.grid, self.group)],
+            [[_content(part) for part in where.split("+")] for where in self.grid.sources(self.group)],
             [_content(encoder) for encoder in encoders],
             self.setting.model_dump(exclude={"only", "encoders", "student", "training"}, exclude_defaults=True),
             self.group.seed,
@@ -307,12 +305,6 @@ class Laboratory:
         return float(known["seconds"]) if known.get("files") == after else None
 
 
-def _sources(grid: Grid, group: Group) -> list[str]:
-    """Where a group's texts come from: its data set, and that of its foreign texts."""
-    foreign = grid.settings[group.setting].foreign
-    return [grid.data[name] for name in (group.data, foreign and foreign.data) if name]
-
-
 @cache
 def _data(where: str) -> list[DataSet]:
     return read_data(where)
@@ -342,8 +334,6 @@ def _score_files(run: RunFolder) -> dict[str, str]:
 
 
 def _passes_label(method: Method) -> str:
-    from muki.teachers.scoring import Passes
-
     return "0" if method.needs_gold else Passes(method.passes, method.tolerance).label()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -62,13 +62,13 @@ def read_data(where: str) -> list[DataSet]:
     return [_read_one(part) for part in where.split("+")]
 
 
-def require_data(where: str) -> None:
+def require_data(sources: Iterable[str]) -> None:
     """Refuse a data set that is not there, once and before hours of work; a Hub name is asked for when it is read.
 
     Raises:
         ConfigError: no such folder, or a Hub data set without the library that reads it.
     """
-    for part in where.split("+"):
+    for part in dict.fromkeys(part for where in sources for part in where.split("+")):
         if not Path(part).exists() and (looks_like_a_file(part) or not find_spec("datasets")):
             remedy = "" if looks_like_a_file(part) else "; to read a Hub data set, pip install 'muki[datasets]'"
             raise ConfigError(f"data '{part}': no such folder beside the grid file{remedy}")
