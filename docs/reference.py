@@ -31,15 +31,17 @@ _SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("`test`", "May be written as the path alone.", TestConfig),
     (
         "`method`",
-        "A preset, `{preset: NAME, …}` with changes, or all parts. **Name the preset**: changes alone begin with the parts of "
-        "`muki` (16 dropout passes), whose values the column `default` has, not with those of the default `muki-plus`. "
+        "A preset, `{preset: NAME, …}` with changes, or all parts. **Name the preset**: changes alone begin with the "
+        "parts of `muki` (16 dropout passes), whose values the column `default` has, not with those of the default "
+        "`muki-plus`. "
         "`--set method.PART=…` changes the file's method, `muki-plus` where it names none.",
         Method,
     ),
     (
         "`training`",
-        "Every other field of transformers' `TrainingArguments` is taken by name, but for those that have a name here and "
-        "those that muki sets itself (`output_dir`, `metric_for_best_model`, `label_names`, `remove_unused_columns`).",
+        "Every other field of transformers' `TrainingArguments` is taken by name, but for those that have a name here "
+        "and those that muki sets itself (`output_dir`, `metric_for_best_model`, `label_names`, "
+        "`remove_unused_columns`).",
         TrainingConfig,
     ),
     ("`scoring`", "", ScoringConfig),
