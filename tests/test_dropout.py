@@ -166,6 +166,10 @@ def test_another_seed_pass_or_teacher_draws_other_masks():
     teacher = make_teacher()
     first, second = (score_texts(teacher, texts(), passes=Passes(4, seed=seed)).mc_mean for seed in (0, 1))
     assert not np.allclose(first, second, atol=1e-3)
+    twin = make_teacher()  # the same weights under another fingerprint
+    assert np.array_equal(score_texts(twin, texts(), passes=4).mc_mean, first)
+    twin.fingerprint = "of another teacher"
+    assert not np.allclose(score_texts(twin, texts(), passes=4).mc_mean, first, atol=1e-3)
 
 
 def test_equal_texts_in_other_rows_draw_other_masks():

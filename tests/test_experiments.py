@@ -23,9 +23,10 @@ from muki import finetuning
 from muki.config import TrainingConfig
 from muki.engines.work import Part
 from muki.errors import ConfigError, TextsError
-from muki.experiments import harness
+from muki.experiments import cells, harness, teachers
+from muki.experiments.cells import Cell, cell_key, cells_of
 from muki.experiments.grid import Grid, Setting, load_grid
-from muki.experiments.harness import Cell, Laboratory, adopt, collect, compare, write_results
+from muki.experiments.harness import Laboratory, adopt, collect, compare, write_results
 from muki.experiments.measures import correct_of
 from muki.experiments.plots import draw
 from muki.experiments.results import public, read_records
@@ -88,6 +89,8 @@ def test_a_setting_can_say_which_labels_a_teacher_knows():
         ({"spans": [(0, 0.5), (0.5, 1)], "overlap": 2}, "go without overlap"),
         ({"spans": [(0, 1)]}, "spans: found 1 for 2 teachers; give one each"),
         ({"shares": [1.0]}, "shares: found 1 for 2 teachers; give one each"),
+        ({"shares": [0.9, 0.9]}, "shares: found [0.9, 0.9]; give shares of 0 and more that sum to 1"),
+        ({"shares": [-1, 2]}, "shares: found [-1.0, 2.0]; give shares of 0 and more that sum to 1"),
     ],
 )
 def test_spans_and_shares_that_do_not_fit_are_refused(changes: dict[str, Any], message: str):
@@ -266,9 +269,11 @@ def test_tables_mark_the_best_and_keep_ceilings_out_of_the_contest():
         record("vanilla-kd", [True] * 50 + [False] * 50),
         record("muki", [True] * 75 + [False] * 25),
         record("oracle", [True] * 100),
+        {**record("gold-soft", [True] * 100), "ceiling": True},
     ]
     text = markdown(records)
     assert "| muki | **0.750** |" in text
+    assert "| gold-soft | 1.000 |" in text
     assert "| oracle | 1.000 |" in text
     assert "| muki | 0.50 | 0.50 |" in text  # recovered gap
     assert "<b>0.750</b>" in page(records)
@@ -355,8 +360,7 @@ def test_methods_can_be_presets_with_changes():
 def test_committed_grids_load_and_name_no_machine(path: Path):
     loaded = load_grid(path)
     assert list(loaded.groups())
-    output = "two-teachers" if path.stem == "head" else path.stem  # it shares teachers and cells with that grid
-    assert loaded.output == str(GRIDS.resolve() / output)
+    assert loaded.output == str(GRIDS.resolve() / path.stem)
     assert loaded.results == str(GRIDS.resolve() / ".." / "results" / path.stem)
     assert not re.search(r"[:,+\[ ]/\w", path.read_text())  # an absolute path
 
@@ -429,7 +433,7 @@ def small(tmp_path: Path, encoder: Path) -> Path:
 def test_cells_share_teachers_and_scores_and_are_done_once(small: Path, monkeypatch: pytest.MonkeyPatch):
     tuned = []
     finetune = finetuning.finetune
-    monkeypatch.setattr(harness, "finetune", lambda *args, **kwargs: tuned.append(args) or finetune(*args, **kwargs))
+    monkeypatch.setattr(teachers, "finetune", lambda *args, **kwargs: tuned.append(args) or finetune(*args, **kwargs))
     settings = load_grid(small)
     compare(settings, Part(1, 2))
     records = compare(settings, Part(2, 2))
@@ -487,11 +491,11 @@ def test_cells_that_another_machine_has_done_are_not_repeated(
     assert not ran
 
 
-def test_cells_of_other_settings_and_failed_ones_are_not_taken_over(small: Path):
+def test_cells_of_other_settings_and_failed_ones_are_not_taken_over(small: Path, caplog: pytest.LogCaptureFixture):
     settings = load_grid(small)
     laboratory = Laboratory(settings, next(settings.groups()))
     records = [
-        {**laboratory.group.model_dump(), "method": cell.name, "key": laboratory.key(cell), "accuracy": 0.5}
+        {**laboratory.group.model_dump(), "method": cell.name, "key": cell_key(settings, cell), "accuracy": 0.5}
         for cell in laboratory.pending()
     ]
     records[0]["error"] = "no"
@@ -499,6 +503,9 @@ def test_cells_of_other_settings_and_failed_ones_are_not_taken_over(small: Path)
     records[2]["method"] = "unknown"
     assert adopt(settings, records) == len(records) - 3
     assert adopt(settings, records) == 0  # they are there by now
+    assert "wrote no keys" not in caplog.text
+    assert adopt(settings, [{k: v for k, v in record.items() if k != "key"} for record in records]) == 0
+    assert "wrote no keys: none of them can be taken over" in caplog.text
     assert collect(settings) == records[3:]
 
 
@@ -515,12 +522,12 @@ def test_what_is_no_list_of_records_is_refused(small: Path, tmp_path: Path, cont
 def test_a_cell_is_done_again_where_its_data_changed(small: Path):
     settings = load_grid(small)
     group = next(iter(settings.groups()))
-    cell = harness.cells_of(settings, group)[0]
-    before = Laboratory(settings, group).key(cell)
+    cell = cells_of(settings, group)[0]
+    before = cell_key(settings, cell)
     with gzip.open(Path(settings.data[group.data]) / "train.jsonl.gz", "at", encoding="utf-8") as file:
         file.write(json.dumps({"text": "one more", "label": LABELS[0]}) + "\n")
-    harness._content.cache_clear()
-    assert Laboratory(settings, group).key(cell) != before
+    cells.content.cache_clear()
+    assert cell_key(settings, cell) != before
 
 
 def test_a_cell_is_the_same_wherever_the_command_is_called(
@@ -531,13 +538,14 @@ def test_a_cell_is_the_same_wherever_the_command_is_called(
     keys = []
     for folder in (tmp_path, tmp_path / "there"):
         monkeypatch.chdir(folder)
-        harness._content.cache_clear()
+        cells.content.cache_clear()
         laboratory = Laboratory(loaded, next(iter(loaded.groups())))
-        keys.append([laboratory.key(cell) for cell in harness.cells_of(loaded, laboratory.group)])
+        keys.append([cell_key(loaded, cell) for cell in cells_of(loaded, laboratory.group)])
     assert keys[0] == keys[1]
 
 
-def test_groups_that_share_teachers_are_always_in_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_groups_of_one_data_set_and_seed_are_always_in_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(harness, "require_encoders", lambda encoders: None)
     three = {"plain": Setting(), "uneven": Setting(shares=[0.9, 0.1]), "small": Setting(pool=9)}
     (tmp_path / "data").mkdir()
     places = {"data": {"d": str(tmp_path / "data")}, "output": str(tmp_path / "out")}
@@ -574,7 +582,7 @@ def test_a_failed_cell_is_noted_and_tried_again(small: Path, monkeypatch: pytest
 
 
 STOPS = [
-    "muki.experiments.harness.finetune",  # one of two teachers
+    "muki.experiments.teachers.finetune",  # one of two teachers
     "muki.engines.local.score_shard",
     "muki.pipeline.supervise",
     "muki.student.saving.save_classifier",  # nothing says yet that the student is whole
@@ -620,7 +628,7 @@ def test_records_of_other_settings_are_not_collected(small: Path):
     settings = load_grid(small)
     laboratory = Laboratory(settings, next(settings.groups()))
     first, second, *_ = laboratory.pending()
-    write_json(laboratory.record(first), {"key": laboratory.key(first), "method": first.name})
+    write_json(laboratory.record(first), {"key": cell_key(settings, first), "method": first.name})
     write_json(laboratory.record(second), {"key": "of other settings", "method": second.name})
     assert [record["method"] for record in collect(settings)] == [first.name]
 
@@ -636,7 +644,7 @@ def test_a_setting_can_train_its_students_in_another_way(small: Path):
     short, long = (settings.training_in(settings.settings[name]) for name in ("two-teachers", "longer"))
     assert (short.epochs, short.passed_through) == (2, {"weight_decay": 0.1})
     assert (long.epochs, long.passed_through) == (5, {"weight_decay": 0.1, "warmup_steps": 3})
-    keys = {Laboratory(settings, group).key(harness.cells_of(settings, group)[0]) for group in settings.groups()}
+    keys = {cell_key(settings, cells_of(settings, group)[0]) for group in settings.groups()}
     assert len(keys) == len(settings.seeds) * 2
     assert settings.portable()["settings"]["longer"]["training"] == {"epochs": 5.0, "warmup_steps": 3}
     small.write_text(yaml.safe_dump({**plain, "settings": {"s": {"training": {"epoch": 5}}}}))
@@ -644,11 +652,30 @@ def test_a_setting_can_train_its_students_in_another_way(small: Path):
         load_grid(small)
 
 
-def test_changed_settings_make_a_cell_pending_again(small: Path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"epochs": 2}}, {"teacher_training": {"epochs": 2}}, {"pool": 17}, {"max_length": 16},
+        {"student": "other"}, {"settings": {"two-teachers": {"student": "other"}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_cell_that_is_done_is_pending_again_where_settings_changed(small: Path, changes: dict[str, Any]):
     settings = load_grid(small)
     group = next(settings.groups())
-    cells = Laboratory(settings, group).pending()
-    assert len(cells) == 5
-    first = Laboratory(settings, group).key(cells[0])
-    settings.training.epochs = 2
-    assert Laboratory(settings, group).key(cells[0]) != first
+    for cell in cells_of(settings, group):
+        write_json(Laboratory(settings, group).record(cell), {"key": cell_key(settings, cell)})
+    assert Laboratory(settings, group).pending() == []
+    small.write_text(yaml.safe_dump({**yaml.safe_load(small.read_text()), **changes}))
+    assert len(Laboratory(load_grid(small), group).pending()) == 5
+
+
+def test_a_cell_depends_on_what_its_student_starts_from_where_teachers_start_from_others(small: Path):
+    def key(**changes: Any) -> str:
+        settings = grid(settings={"s": Setting(encoders=["a", "b"])}, **changes)
+        return cell_key(settings, cells_of(settings, next(settings.groups()))[0])
+
+    assert len({key(encoder="e"), key(encoder="f"), key(encoder="e", student="f"), key(student="g")}) == 3
+    assert key(encoder="f") == key(encoder="e", student="f")
+    other = grid(settings={"s": Setting(encoders=["a"], student="b")})
+    assert cell_key(other, cells_of(other, next(other.groups()))[0]) != key(encoder="e")

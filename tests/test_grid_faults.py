@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tiny import save_encoder
 
 from muki.config import RunConfig
 from muki.engines.work import Part
 from muki.errors import ConfigError
-from muki.experiments import harness, measures, tasks
+from muki.experiments import cells, harness, measures, tasks, teachers
+from muki.experiments.cells import Cell, cell_key, cells_of
 from muki.experiments.grid import Grid, load_grid
-from muki.experiments.harness import Laboratory, cells_of, compare, write_results
+from muki.experiments.harness import Laboratory, compare, write_results
 from muki.experiments.measures import measure_pool
 from muki.experiments.tables import tables
 from muki.experiments.tasks import label_groups
@@ -34,7 +38,7 @@ LABELS = ["art", "bank", "chess", "dance"]
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered() -> None:
-    harness._content.cache_clear()
+    cells.content.cache_clear()
     harness._data.cache_clear()
 
 
@@ -81,6 +85,15 @@ def test_a_data_set_that_is_not_there_is_said_before_anything_is_made(
     assert not Path(settings.output).exists()
 
 
+def test_an_encoder_that_is_not_there_or_not_whole_is_said_before_anything_is_made(settings: Grid, tmp_path: Path):
+    settings.encoder = str(save_encoder(tmp_path / "whole"))
+    for missing in ("./nowhere", str(tmp_path / "encoder")):
+        settings.student = missing
+        with pytest.raises(ConfigError, match=rf"^encoder '{re.escape(missing)}': .*no (such folder|config.json)"):
+            compare(settings)
+    assert not Path(settings.output).exists()
+
+
 def write_data(folder: Path, size: int = 40) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
@@ -93,9 +106,9 @@ def laboratory(settings: Grid) -> Laboratory:
 
 
 def key(settings: Grid) -> str:
-    harness._content.cache_clear()
+    cells.content.cache_clear()
     found = laboratory(settings)
-    return found.key(cells_of(settings, found.group)[0])
+    return cell_key(settings, cells_of(settings, found.group)[0])
 
 
 # --- what is done again ----------------------------------------------------------------------------------------------
@@ -105,11 +118,11 @@ def test_teachers_are_made_again_where_the_files_of_their_encoder_changed(
     settings: Grid, monkeypatch: pytest.MonkeyPatch
 ):
     made = []
-    monkeypatch.setattr(harness, "finetune", lambda _, rows, folder, **more: made.append(folder))
+    monkeypatch.setattr(teachers, "finetune", lambda _, rows, folder, **more: made.append(folder))
     first = laboratory(settings).teachers
     assert laboratory(settings).teachers == first
     (Path(settings.encoder) / "model.safetensors").write_text("other")
-    harness._content.cache_clear()
+    cells.content.cache_clear()
     assert not set(laboratory(settings).teachers) & set(first)
 
 
@@ -134,7 +147,7 @@ def test_a_cell_depends_on_the_whole_hub_id_and_on_a_single_file(tmp_path: Path)
 
 def test_a_cell_depends_on_the_version_of_the_harness(settings: Grid, monkeypatch: pytest.MonkeyPatch):
     before = key(settings)
-    monkeypatch.setattr(harness, "HARNESS_VERSION", harness.HARNESS_VERSION + 1)
+    monkeypatch.setattr(cells, "HARNESS_VERSION", cells.HARNESS_VERSION + 1)
     assert key(settings) != before
 
 
@@ -299,13 +312,14 @@ def test_groups_that_another_process_works_on_come_last_and_are_waited_for(
             busy.set()
             may_go.wait(20)
 
-    def run(laboratory: Laboratory, done: harness.Cell) -> dict[str, Any]:
+    def run(laboratory: Laboratory, done: Cell) -> dict[str, Any]:
         seeds.append(laboratory.group.seed)
         threading.Timer(0.2, may_go.set).start()
         return cell(done.name, laboratory.group.seed)
 
     seeds: list[int] = []
     monkeypatch.setattr(Laboratory, "run", run)
+    monkeypatch.setattr(harness, "require_encoders", lambda encoders: None)  # the fixture's is only a file
     thread = threading.Thread(target=other)
     thread.start()
     assert busy.wait(20)
@@ -321,8 +335,30 @@ def test_results_are_of_all_cells_that_are_done_when_they_are_written(settings: 
     assert write_results(settings, compared).startswith("0 cells")
     found = laboratory(settings)
     done = cells_of(settings, found.group)[0]
-    write_json(found.record(done), cell("muki", key=found.key(done), error="by another process"))
+    write_json(found.record(done), cell("muki", key=cell_key(settings, done), error="by another process"))
     assert write_results(settings).startswith("1 cells, 1 failed")
+
+
+def test_a_teacher_that_two_data_sets_share_is_made_by_one_process(settings: Grid, monkeypatch: pytest.MonkeyPatch):
+    made = []
+
+    def slow(_: str, rows: Any, folder: Path, **more: Any) -> None:
+        made.append(folder)
+        time.sleep(0.2)
+        write_json(folder / "config.json", {})
+
+    monkeypatch.setattr(teachers, "finetune", slow)
+    settings.data["again"] = settings.data["tiny"]
+    found: list[Any] = []
+    both = [Laboratory(settings, group) for group in settings.groups() if group.seed == 0]
+    threads = [threading.Thread(target=lambda one=one: found.append(one.teachers)) for one in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert found[0] == found[1]
+    assert sorted(made) == sorted(found[0])
 
 
 # --- the committed grids ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,7 +46,9 @@ class Setting(_Section):
     teach: int | None = Field(None, ge=2, description="labelled texts for all teachers together")
     pool: int | None = Field(None, ge=2, description="texts in the pool, as far as they reach")
     training: TrainingConfig | None = Field(None, description="of the student: changes to the grid's")
-    only: list[str] | None = Field(None, description="data sets that this setting is for; all by default")
+    only: list[str] | None = Field(
+        None, description="data sets that this setting is for; by default all that serve no setting as foreign texts"
+    )
 
     @model_validator(mode="after")
     def _one_for_each_teacher(self) -> Setting:
@@ -53,6 +56,8 @@ class Setting(_Section):
             given = getattr(self, name)
             if given is not None and len(given) != self.teachers:
                 raise ValueError(f"{name}: found {len(given)} for {self.teachers} teachers; give one each")
+        if self.shares and (min(self.shares) < 0 or not math.isclose(sum(self.shares), 1, abs_tol=1e-6)):
+            raise ValueError(f"shares: found {self.shares}; give shares of 0 and more that sum to 1")
         return self
 
     @model_validator(mode="after")
@@ -81,7 +86,9 @@ class Grid(_Section):
     )
     routing_only: dict[str, Method] = Field(default_factory=dict, description="methods without training a student")
     seeds: list[int] = Field(
-        default_factory=lambda: [0, 1, 2], min_length=1, description="of texts, teachers, dropout masks and students"
+        default_factory=lambda: [0, 1, 2],
+        min_length=1,
+        description="of texts, teachers, masks and students; those of training sections are not read",
     )
     encoder: str = Field(description="what teachers start from")
     student: str | None = Field(None, description="what students start from; the encoder by default")
@@ -89,7 +96,9 @@ class Grid(_Section):
     pool: int = Field(2000, ge=2, description="texts in the pool")
     test: int = Field(2000, ge=1, description="texts in the test")
     max_length: int = Field(64, ge=2, description="tokens per text, for teachers and students")
-    teacher_training: TrainingConfig = Field(default_factory=TrainingConfig, description="how teachers are fine-tuned")
+    teacher_training: TrainingConfig = Field(
+        default_factory=TrainingConfig, description="how teachers are fine-tuned (without holdout, patience, head)"
+    )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="how students are trained")
     output: str = Field(description="folder of teachers, scores and cells")
     results: str | None = Field(None, description="folder of tables and plots; the output by default")

@@ -18,7 +18,6 @@ import json
 import logging
 import time
 import traceback
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -26,46 +25,33 @@ from typing import Any
 from muki import pipeline
 from muki.config import RunConfig, make_config
 from muki.engines.work import Part
+from muki.experiments.cells import Cell, cell_key, cells_of, code_versions, package_versions
 from muki.experiments.grid import Grid, Group, Setting
 from muki.experiments.measures import measure_answers, measure_pool
 from muki.experiments.results import one_line, write
 from muki.experiments.statistics import Record
 from muki.experiments.tasks import DataSet, Row, Task, make_task, read_data, require_data
+from muki.experiments.teachers import encoders_of, fine_tuned_teachers, require_encoders
 from muki.experiments.turns import in_turn, lock
-from muki.files import file_fingerprint, fingerprint, read_json, remove, write_json, write_text
-from muki.finetuning import finetune
-from muki.integration.stage import SUPERVISION_VERSION
+from muki.files import file_fingerprint, read_json, remove, write_json, write_text
 from muki.methods import Method
 from muki.progress import clock
 from muki.run_folder import RunFolder
-from muki.student.training import TRAINING_VERSION
-from muki.teachers.scoring import SCORING_VERSION, Passes
-from muki.view import VIEW_VERSION
+from muki.teachers.scoring import Passes
 
 logger = logging.getLogger(__name__)
-
-HARNESS_VERSION = 1  # raise when the numbers of the same cell change
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method in one group."""
-
-    group: Group
-    name: str
-    method: Method
-    trained: bool
 
 
 def compare(grid: Grid, part: Part | None = None) -> list[Record]:
     """Run what is not done of this part of the grid, then collect the records of all cells that are done.
 
     Raises:
-        ConfigError: a data set that is needed is not there.
+        ConfigError: a data set or an encoder that is needed is not there.
     """
     groups = groups_of(grid, part or Part())
     pending = [group for group in groups for _ in Laboratory(grid, group).pending()]
     require_data(where for group in pending for where in grid.sources(group))
+    require_encoders(encoder for group in pending for encoder in encoders_of(grid, group))
     total = len(groups) * len(cells_of(grid, groups[0])) if groups else 0
     logger.info("%d cells in %d groups, %d to be done", total, len(groups), len(pending))
     start, done = time.monotonic(), 0
@@ -92,10 +78,12 @@ def adopt(grid: Grid, records: list[Record]) -> int:
         laboratory = Laboratory(grid, group)
         for cell in laboratory.pending():
             record = known.get((*group.model_dump().values(), cell.name), {"error": ""})
-            if "error" not in record and record.get("key") == laboratory.key(cell):
+            if "error" not in record and record.get("key") == cell_key(grid, cell):
                 write_json(laboratory.record(cell), record)
                 new += 1
     logger.info("%d cells are known from %d records of other runs", new, len(records))
+    if records and not any("key" in record for record in records):
+        logger.warning("these records are of a version that wrote no keys: none of them can be taken over")
     return new
 
 
@@ -132,14 +120,6 @@ def write_results(grid: Grid, records: list[Record] | None = None) -> str:
         return write(grid, collect(grid) if records is None else records)
 
 
-def cells_of(grid: Grid, group: Group) -> list[Cell]:
-    """Every method in one group."""
-    return [
-        *(Cell(group, name, method, True) for name, method in grid.methods.items()),
-        *(Cell(group, name, method, False) for name, method in grid.routing_only.items()),
-    ]
-
-
 class Laboratory:
     """One group: its task, teachers, scores and cells, each made when first needed."""
 
@@ -155,34 +135,19 @@ class Laboratory:
     def known(self, cell: Cell) -> Record | None:
         """A cell's record, if it is of these very settings."""
         record: Record | None = read_json(self.record(cell))
-        return record if record is not None and record.get("key") == self.key(cell) else None
+        return record if record is not None and record.get("key") == cell_key(self.grid, cell) else None
 
     def pending(self) -> list[Cell]:
         """The cells without a record of these very settings, or with a failure."""
         return [cell for cell in cells_of(self.grid, self.group) if "error" in (self.known(cell) or {"error": ""})]
 
-    def key(self, cell: Cell) -> str:
-        """Fingerprint of all that a cell depends on, the same on any machine: settings, data, encoders and code."""
-        grid = self.grid.model_dump(include={"teach", "pool", "test", "max_length", "teacher_training", "training"})
-        grid["training"] = self.grid.training_in(self.setting).model_dump()
-        student = self.setting.student or self.grid.student
-        encoders = [*(self.setting.encoders or [self.grid.encoder]), *([student] if student else [])]
-        return fingerprint(
-            grid,
-            [[_content(part) for part in where.split("+")] for where in self.grid.sources(self.group)],
-            [_content(encoder) for encoder in encoders],
-            self.setting.model_dump(exclude={"only", "encoders", "student", "training"}, exclude_defaults=True),
-            self.group.seed,
-            cell.method.model_dump(),
-            cell.trained,
-            [SCORING_VERSION, VIEW_VERSION, SUPERVISION_VERSION, TRAINING_VERSION, HARNESS_VERSION],
-        )
-
     def run(self, cell: Cell) -> Record:
         """One cell, from whatever of its group is there already to its record."""
         record: Record = {
             **self.group.model_dump(), "method": cell.name, "settings": cell.method.spelled_out(),
-            "key": self.key(cell), "date": time.strftime("%Y-%m-%d"), "versions": _versions(),
+            "ceiling": cell.method.needs_gold,
+            "key": cell_key(self.grid, cell), "date": time.strftime("%Y-%m-%d"),
+            "versions": {**package_versions(), **code_versions()},
         }  # fmt: skip
         try:
             record |= self._measure(cell)
@@ -198,27 +163,6 @@ class Laboratory:
         """Texts of teachers, pool and test."""
         foreign = _data(self.grid.data[self.setting.foreign.data])[0] if self.setting.foreign else None
         return make_task(_data(self.grid.data[self.group.data]), self.setting, self.grid, self.group.seed, foreign)
-
-    @cached_property
-    def teachers(self) -> list[Path]:
-        """Folders of the fine-tuned teachers."""
-        encoders = self.setting.encoders or [self.grid.encoder]
-        folders = []
-        for i, (labels, rows) in enumerate(zip(self.task.groups, self.task.taught, strict=True)):
-            encoder = encoders[i % len(encoders)]
-            training = self.grid.teacher_training.model_copy(update={"seed": 100 * self.group.seed + i})
-            key = fingerprint(
-                _content(encoder), labels, rows, training.model_dump(), self.grid.max_length, self.setting.prefix
-            )
-            folder = Path(self.grid.output) / "teachers" / key
-            if not (folder / "config.json").exists():
-                logger.info("%s: fine-tuning teacher %d on %d texts, %d labels", self.group, i, len(rows), len(labels))
-                finetune(
-                    encoder, rows, folder, labels=labels, training=training,
-                    max_length=self.grid.max_length, prefix=self.setting.prefix,
-                )  # fmt: skip
-            folders.append(folder)
-        return folders
 
     @property
     def methods(self) -> list[Method]:
@@ -236,11 +180,22 @@ class Laboratory:
         """Whether teachers must read the test texts: only an ensemble needs that."""
         return any(cell.method.student == "none" and cell.trained for cell in cells_of(self.grid, self.group))
 
+    @cached_property
+    def teachers(self) -> list[Path]:
+        """Folders of the fine-tuned teachers."""
+        return fine_tuned_teachers(self.grid, self.group, self.task)
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """The pool and the test as files."""
+        paths = {name: self.folder / f"{name}.jsonl" for name in ("pool", "test")}
+        for name, path in paths.items():
+            _write_rows(path, getattr(self.task, name))
+        return {name: str(path) for name, path in paths.items()}
+
     def config(self, method: Method) -> RunConfig:
         """A method's run, on the scores that it shares with others."""
         label = _passes_label(self.scorer(method))
-        for name, rows in (("pool", self.task.pool), ("test", self.task.test)):
-            _write_rows(self.folder / f"{name}.jsonl", rows)
         content: dict[str, Any] = {
             "teachers": [
                 {"model": str(path), "name": f"teacher-{i}", "max_length": self.grid.max_length,
@@ -251,8 +206,8 @@ class Laboratory:
                 "model": self.setting.student or self.grid.student or self.grid.encoder,
                 "max_length": self.grid.max_length, "prefix": self.setting.prefix,
             },
-            "texts": {"path": str(self.folder / "pool.jsonl"), "label": "label"},
-            **({"test": {"path": str(self.folder / "test.jsonl")}} if self.tests_teachers else {}),
+            "texts": {"path": self.files["pool"], "label": "label"},
+            **({"test": {"path": self.files["test"]}} if self.tests_teachers else {}),
             "method": method.model_dump(),
             "scoring": {"seed": self.group.seed, "keep": self._keep(label)},
             "training": {**self.grid.training_in(self.setting).model_dump(), "seed": self.group.seed + 1},
@@ -310,20 +265,6 @@ def _data(where: str) -> list[DataSet]:
     return read_data(where)
 
 
-@cache
-def _content(where: str) -> object:
-    """The bytes of a local file, or of all files that are not hidden in a folder; else `where`, which is a Hub id."""
-    path = Path(where)
-    if not path.is_dir():
-        return file_fingerprint(path) if path.is_file() else where
-    files = {file.relative_to(path): file for file in sorted(path.rglob("*")) if file.is_file()}
-    return [
-        (name.as_posix(), file_fingerprint(file))
-        for name, file in files.items()
-        if not any(part.startswith(".") for part in name.parts)
-    ]
-
-
 def _score_files(run: RunFolder) -> dict[str, str]:
     """The hash of each file of scores, by its path in the run's folder."""
     return {
@@ -341,10 +282,3 @@ def _write_rows(path: Path, rows: list[Row]) -> None:
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not path.exists() or path.read_text(encoding="utf-8") != content:
         write_text(path, content)
-
-
-@cache
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("muki", "torch", "transformers", "numpy")}

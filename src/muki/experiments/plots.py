@@ -13,7 +13,7 @@ import numpy as np
 from muki.evaluation.metrics import accuracy_interval
 from muki.experiments.grid import Grid
 from muki.experiments.measures import correct_of
-from muki.experiments.statistics import Record, chosen, mean_interval, unique, values_of
+from muki.experiments.statistics import Record, chosen, is_ceiling, mean_interval, unique, values_of
 from muki.report.page import PALETTE
 from muki.report.plots import TEACHER_COLOURS, canvas, ink, teacher_colour, to_svg
 
@@ -196,7 +196,7 @@ def _dots(axes: Any, methods: Sequence[Sequence[Record]]) -> None:
         values = values_of(records, "accuracy")
         mean, half = mean_interval(values)
         ends = (mean - half, mean + half) if half is not None else accuracy_interval(correct_of(records[0]))
-        colour = ink("muted" if records[0]["method"] in ("oracle", "supervised") else "accent")
+        colour = ink("muted" if is_ceiling(records[0]) else "accent")
         axes.plot(ends, [y, y], color=colour, linewidth=2.2, solid_capstyle="round", alpha=0.45)
         axes.plot([mean], [y], "o", color=colour, markersize=5)
     axes.locator_params(axis="x", nbins=5)

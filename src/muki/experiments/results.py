@@ -25,6 +25,8 @@ def write(grid: Grid, records: list[Record]) -> str:
     folder = Path(grid.results or grid.output)
     records = [public(record) for record in records]
     plots = draw(records, grid)
+    for stale in set(folder.glob("accuracy-*.svg")) - {folder / f"{plot.name}.svg" for plot in plots}:
+        stale.unlink()  # of a setting that is no longer compared
     for plot in plots:
         write_text(folder / f"{plot.name}.svg", plot.svg)
     write_text(folder / "results.json", json_lines(records))

@@ -15,6 +15,11 @@ from muki.experiments.measures import correct_of
 Record = dict[str, Any]
 
 
+def is_ceiling(record: Record) -> bool:
+    """Whether a cell's method reads gold labels, and so does not compete; older records tell by the method's name."""
+    return bool(record.get("ceiling", record["method"] in ("oracle", "supervised")))
+
+
 def recovered_gap(method: float, vanilla: float, oracle: float) -> float | None:
     """`(method − vanilla KD) / (oracle − vanilla KD)`: 0 for vanilla KD, 1 for oracle routing; None where they meet."""
     return None if oracle - vanilla < 0.005 else (method - vanilla) / (oracle - vanilla)

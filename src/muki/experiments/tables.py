@@ -15,13 +15,12 @@ from muki.experiments.statistics import (
     chosen,
     difference,
     in_common,
+    is_ceiling,
     mean_interval,
     recovered_gap,
     unique,
     values_of,
 )
-
-CEILINGS = ("oracle", "supervised")  # they read gold labels, so they do not compete
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -139,7 +138,8 @@ def _accuracy(records: Sequence[Record]) -> list[list[str]]:
 
 def _best(records: Sequence[Record]) -> str | None:
     """The method with the highest mean accuracy over the seeds that all have, if it beats the second beyond chance."""
-    methods = [method for method in _axes(records)[0] if method not in CEILINGS]
+    records = [record for record in records if not is_ceiling(record)]
+    methods = _axes(records)[0]
     shared = in_common([chosen(records, method=method) for method in methods]) if methods else []
     by_method = {method: found for method, found in zip(methods, shared, strict=True) if found}
     ranked = sorted(by_method, key=lambda method: -_mean(by_method[method], "accuracy"))
