@@ -23,7 +23,9 @@ from tiny import save_encoder, save_teacher
 from muki.errors import LabelError, TeacherError
 from muki.labels import union
 from muki.teachers.loading import load_teacher
+from muki.teachers.scoring import score_texts
 from muki.teachers.survey import survey
+from muki.texts import Text
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -193,6 +195,22 @@ def test_a_text_that_makes_logits_nan_is_named_and_the_scores_before_it_are_kept
     shutil.copy(teachers[0] / "model.safetensors", bad)
     works("run", config)
     assert work(tmp_path / "run", "scores/culture/") == kept
+
+
+def test_a_text_that_a_model_fails_on_is_narrowed_down(teachers, monkeypatch):
+    teacher = load_teacher(str(teachers[0]))
+
+    def fails(**batch: object) -> None:
+        raise ValueError("All examples must have the same number of <eos> tokens.\nmore")
+
+    monkeypatch.setattr(teacher.model, "forward", fails)
+    with pytest.raises(TeacherError) as caught:
+        score_texts(teacher, [Text(7, "a late goal"), Text(9, "</s>")], passes=0)
+    assert str(caught.value) == (
+        f"teacher '{teachers[0].name}': fails on a batch of texts (ValueError: All examples must have the same number "
+        "of <eos> tokens.); a text may hold what this model does not take, such as its end token: look for it in "
+        "rows 7, 9"
+    )
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["the same folder", "a copy"])

@@ -271,6 +271,32 @@ def decoder_that_pads_left() -> Any:
 TEXTS = [Text(0, "the match ended after a late goal by our captain"), Text(1, "the match"), Text(2, "a late goal")]
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"tokenizer.json": '{"version": "1.0", "model": {"type": "Newer"}}'}, ""),
+        ({"pytorch_model.bin": "version https://git-lfs.github.com/spec/v1\n"}, ""),
+        ({"pytorch_model.bin": ""}, ""),
+        ({"model.safetensors": "version https://git-lfs.github.com/spec/v1\noid 1\n"}, "run `git lfs pull`"),
+        ({"config.json": {"id2label": ["a", "b"]}}, ""),
+        ({"config.json": {"hidden_size": "large"}}, ""),
+    ],
+    ids=str,
+)
+def test_a_damaged_checkpoint_is_one_clear_error_whatever_the_libraries_raise(
+    damage: dict[str, Any], said: str, tmp_path: Path
+):
+    folder = save_teacher(tmp_path / "t", "bert", ["a", "b"])
+    for name, content in damage.items():
+        if name == "pytorch_model.bin":
+            (folder / "model.safetensors").unlink()
+        if isinstance(content, dict):
+            content = json.dumps({**json.loads((folder / name).read_text()), **content})
+        (folder / name).write_text(content)
+    with pytest.raises(TeacherError, match=rf"^teacher 't': .*{said}"):
+        load_teacher(str(folder))
+
+
 def test_a_decoders_passes_are_numbers_even_where_padding_comes_first():
     teacher = decoder_that_pads_left()
     teacher.tokenizer.padding_side = "left"  # as someone else's code may do

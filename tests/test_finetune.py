@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from commands import works
 from conftest import write_jsonl
@@ -50,6 +51,18 @@ def test_finetune_learns_all_labels_sorted_by_default_or_those_of_a_file(tmp_pat
     (tmp_path / "labels.txt").write_text("politics\n\nfilm\n", encoding="utf-8")
     works("finetune", *options, tmp_path / "two", "--labels", f"@{tmp_path / 'labels.txt'}")
     assert json.loads((tmp_path / "two/config.json").read_text())["id2label"] == {"0": "politics", "1": "film"}
+
+
+def test_finetune_leaves_out_texts_without_a_label_and_takes_spaces_off(
+    tmp_path: Path, encoder: Path, caplog: pytest.LogCaptureFixture
+):
+    lines = ["text,label", "a late goal,sports", "the match,sports ", "a new phone,", "parliament, politics", "tax,  "]
+    (tmp_path / "labelled.csv").write_text("\n".join(lines), encoding="utf-8")
+    output = muki.finetune(
+        str(encoder), str(tmp_path / "labelled.csv"), tmp_path / "teacher", training=TrainingConfig(max_steps=1)
+    )
+    assert json.loads((output / "config.json").read_text())["id2label"] == {"0": "politics", "1": "sports"}
+    assert "2 texts without a label are left out" in caplog.text
 
 
 def test_muki_finetune_can_be_called_from_python_more_than_once(tmp_path: Path, encoder: Path):

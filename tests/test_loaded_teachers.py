@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from commands import invoke
+from conftest import write_jsonl
 from runs import NEWS, QUICK, Folder
 from tiny import save_teacher
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -177,3 +180,56 @@ def test_a_peft_adapters_dropout_rates_can_be_set(
 
     result = muki.integrate([str(teachers[0]), lora], str(encoder), pool_texts[:8], output=tmp_path / "run", **settings)
     assert Folder(result.folder).json("teachers.json")[1]["settings"]["dropout_override"] == 0.2
+
+
+class Frame:
+    """What of a pandas data frame is used, where pandas is not installed."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows, self.columns, self.iloc = rows, list(rows[0]), None
+
+    def __iter__(self) -> Any:
+        return iter(self.columns)
+
+    def astype(self, kind: type) -> Frame:
+        return self
+
+    def notna(self) -> Frame:
+        return Frame([{name: value == value for name, value in row.items()} for row in self.rows])
+
+    def where(self, there: Frame, other: object) -> Frame:
+        pairs = zip(self.rows, there.rows, strict=True)
+        return Frame([{name: row[name] if kept[name] else other for name in row} for row, kept in pairs])
+
+    def to_dict(self, orient: str) -> list[dict[str, Any]]:
+        assert orient == "records"
+        return self.rows
+
+
+def test_a_data_frames_rows_are_texts_and_its_columns_are_not():
+    from muki.api import _texts
+
+    rows = [{"text": "a late goal", "label": "sports"}, {"text": "the bank", "label": float("nan")}]
+    expected = [rows[0], {"text": "the bank", "label": None}]
+    assert _texts(Frame(rows), "texts") == (expected, {"path": "(in memory)"})
+    polars = SimpleNamespace(to_dicts=lambda: expected)
+    assert _texts({"path": polars, "label": "label"}, "test") == (expected, {"path": "(in memory)", "label": "label"})
+    pandas = pytest.importorskip("pandas")
+    assert _texts(pandas.DataFrame(rows), "texts")[0] == expected
+
+
+def test_a_run_of_objects_says_that_they_are_gone(
+    tmp_path: Path, teachers: list[Path], encoder: Path, pool_texts: list[str]
+):
+    loaded = muki.load_teacher(str(teachers[0]), name="first", max_length=32)
+    muki.integrate([loaded, teachers[1]], str(encoder), pool_texts, output=tmp_path / "run", **QUICK)
+    for change, what in (("texts=" + str(write_jsonl(tmp_path / "p.jsonl", [{"text": "x"}])), "teacher 'first'"),):
+        result = invoke("run", tmp_path / "run", "--set", change)
+        assert result.exit_code == 2
+        assert f"model and tokenizer of {what} were given as objects to `muki.integrate`, and are not here" in (
+            result.stderr
+        )
+    named = muki.integrate(teachers, str(encoder), pool_texts, output=tmp_path / "named", **QUICK)
+    result = invoke("run", named.folder, "--set", "training.epochs=1")
+    assert result.exit_code == 2
+    assert "the pool's texts were given as objects to `muki.integrate`, and are not here" in result.stderr

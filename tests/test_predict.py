@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from commands import invoke, works
 from conftest import write_jsonl
 from runs import QUICK, Folder
@@ -95,3 +97,28 @@ def test_a_student_reads_as_many_tokens_as_it_was_trained_on():
     assert saved_length(tokenizer) == 1024
     tokenizer.model_max_length = int(1e30)  # what transformers writes for "unknown"
     assert saved_length(tokenizer) == 512
+
+
+def test_predict_reads_no_more_tokens_than_the_model_can_take(finished: Folder):
+    for asked in (None, 4096):
+        classifier = muki.Classifier.load(finished.root / "student", max_length=asked)
+        assert classifier.max_length <= classifier.model.config.max_position_embeddings
+        assert classifier.probabilities([Text(0, "goal " * 300)]).shape == (1, len(finished.space["labels"]))
+    result = invoke("predict", finished.root, "--texts", "-", "--output", "-", "--max-length", "1")
+    assert result.exit_code == 2
+    assert "--max-length" in result.stderr
+
+
+def test_a_run_of_pairs_reads_the_second_texts_in_its_own_column(tmp_path: Path, finished: Folder):
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    content = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    content["texts"]["text_pair"] = "reply"
+    (root / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a late goal", "reply": "the bank raised rates"}])
+    found = []
+    for model, *more in ((root,), (root / "student", "--text-pair-column", "reply"), (finished.root / "student",)):
+        works("predict", model, *more, "--texts", source, "--output", tmp_path / "out.jsonl")
+        found.append(json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["score"])
+    assert found[0] == found[1] != found[2]
+    result = invoke("predict", root, "--texts", "-", "--output", "-")
+    assert "this student reads pairs (text_pair: reply); give a file with columns" in result.stderr

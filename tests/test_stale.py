@@ -89,3 +89,37 @@ def test_scores_of_earlier_test_texts_are_not_evaluated_as_those_of_the_new(tmp_
     cut_texts(changed, run, Sources(), space)  # as by a scoring that was stopped here
     with pytest.raises(RunFolderError, match=r"scores cannot be used \(changed: texts\); run `muki score` first"):
         stages.evaluate(changed)
+
+
+def test_texts_that_the_settings_name_and_the_run_has_not_are_not_passed_over(tmp_path: Path, finished: Folder):
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    metrics = (root / "report" / "metrics.json").read_bytes()
+    other = write_jsonl(tmp_path / "other.jsonl", [{"text": "a late goal", "label": finished.space["labels"][0]}])
+    for command in (["evaluate", f"test={other}"], ["supervise", f"texts.path={other}"], ["evaluate", "texts.limit=3"]):
+        result = invoke(command[0], root, "--set", command[1])
+        assert result.exit_code == 2
+        assert "texts there are not those that the settings name" in result.stderr
+        assert "run `muki run` first" in result.stderr
+    assert (root / "report" / "metrics.json").read_bytes() == metrics
+
+
+def test_a_run_whose_texts_are_gone_can_still_be_evaluated(tmp_path: Path, finished: Folder):
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    content = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    content["texts"]["path"] = str(tmp_path / "gone" / Path(content["texts"]["path"]).name)
+    (root / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    works("evaluate", root)
+
+
+def test_a_stage_called_from_python_with_relative_paths_is_the_command_lines(
+    tmp_path: Path, finished_small: Path, monkeypatch: pytest.MonkeyPatch
+):
+    content = yaml.safe_load((finished_small / "run.yaml").read_text(encoding="utf-8"))
+    shutil.copytree(content["student"]["model"], tmp_path / "base")
+    shutil.copytree(finished_small / "run", tmp_path / "run")
+    content["student"]["model"], content["output"] = "base", "run"
+    write_yaml(tmp_path / "run.yaml", content)
+    monkeypatch.chdir(tmp_path)
+    config = load_config("run.yaml")
+    stages.train(config)  # the same base at another place, so the same student
+    assert "/base there" not in works("evaluate", "run").stderr

@@ -27,22 +27,25 @@ def integrate(
     test: str | Path | Mapping[str, Any] | Iterable[Any] | None = None,
     method: str | Method | Mapping[str, Any] = DEFAULT_METHOD,
     max_length: int = 128,
+    trust_remote_code: bool = False,
     **training: Any,
 ) -> Result:
     """Integrate teachers into one student over the union of their labels, with unlabelled texts.
 
     Args:
         teachers: two or more; each a folder or Hub id, a mapping as in the run file (`{"model": …, "labels": …}`),
-            a loaded `(model, tokenizer)` pair, a text-classification pipeline, or a `muki.Teacher`.
+            a loaded `(model, tokenizer)` pair, a text-classification pipeline, or a `muki.Teacher`. Loaded models are
+            put on the accelerator and in eval mode, and their tokenizers pad on the right from then on.
         student: folder or Hub id of an encoder or classifier to start from, or a mapping as in the run file
             (`{"model": …, "prefix": "query: "}`).
         texts: the unlabelled pool: a file, folder, URL or Hub data set; a mapping as in the run file
             (`{"path": …, "text": "sentence"}`), whose `path` may hold texts too; or strings or `{"text": …}` mappings
-            (a `datasets.Dataset` too).
+            (a `datasets.Dataset`, and data frames of pandas and polars too).
         output: the run folder; a second call with the same arguments continues or reuses what is there.
         test: labelled texts, for evaluation only, as `texts`; mappings have a `label` beside the text.
         method: a preset's name, a `muki.Method`, or its fields.
         max_length: tokens per text, for teachers (unless a mapping says otherwise) and student.
+        trust_remote_code: run code that comes with checkpoints.
         **training: `epochs`, `learning_rate`, `batch_size`, `seed`, and every field of `TrainingArguments`.
 
     Returns:
@@ -72,6 +75,7 @@ def integrate(
         "method": method if isinstance(method, (str, Mapping)) else method.model_dump(),
         "training": training,
         "output": str(output),
+        "trust_remote_code": trust_remote_code,
     }
     if test_section is not None:
         content["test"] = test_section
@@ -86,7 +90,7 @@ def _texts(given: Any, what: str) -> tuple[Sequence[Any] | None, dict[str, Any]]
             f"muki.integrate: {what} is {type(given).__name__} with {', '.join(map(str, section)) or 'nothing'}; give "
             f"one split of a data set ({what}=data['train']), or a mapping with a path as in the run file"
         )
-    path = section["path"]
+    path = _records(section["path"])
     if isinstance(path, (str, Path)):
         return None, {**section, "path": str(path)}
     if isinstance(path, Mapping) or not isinstance(path, Iterable):
@@ -95,6 +99,15 @@ def _texts(given: Any, what: str) -> tuple[Sequence[Any] | None, dict[str, Any]]
         )
     rows: Any = path if hasattr(path, "__len__") else list(path)  # gone through twice: fingerprint, then texts
     return rows, {**section, "path": IN_MEMORY}
+
+
+def _records(given: Any) -> Any:
+    """The rows of a data frame (pandas, polars) as mappings; iterating one gives the names of its columns."""
+    if hasattr(given, "to_dicts"):
+        return given.to_dicts()
+    if hasattr(given, "iloc") and hasattr(given, "columns"):
+        return given.astype(object).where(given.notna(), None).to_dict("records")
+    return given
 
 
 def _loaded(teacher: Any, name: str, max_length: int) -> tuple[dict[str, Any], Callable[..., Teacher]]:

@@ -14,10 +14,16 @@ from muki.files import file_fingerprint
 
 # What transformers says below its first line: a sign in the first line, and the remedy in our words.
 _LOG_IN = "; if it is private or gated, run `hf auth login` with an account that may read it, or set HF_TOKEN"
+_ADAPTER = "; a PEFT adapter on the Hub is read from a folder: `hf download` it, and give that"
 _REMEDIES = {
     "not a valid model identifier": _LOG_IN,
     "gated repo": _LOG_IN,
     "contains custom code": "; read that code, then allow it with trust_remote_code: true in the run file",
+    "did not match any variant": "; a newer version may have written it: pip install --upgrade tokenizers transformers",
+    "invalid load key": "; the file may be a pointer of git-lfs: run `git lfs pull` in that folder",
+    "header too large": "; the file may be a pointer of git-lfs: run `git lfs pull` in that folder",
+    "does not appear to have a file named": _ADAPTER,
+    "`model_type` key": _ADAPTER,
 }
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.bpe")
 
@@ -108,7 +114,7 @@ def load_classifier(model: str, who: str, error: type[MukiError], **settings: An
         the model, and the names of the weights that the checkpoint lacks: of an encoder, those of the head.
 
     Raises:
-        OSError, ValueError, …: it cannot be loaded, see `loading_errors`.
+        OSError, ValueError, …: it cannot be loaded; `loading` says it in one line.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -137,7 +143,7 @@ def load_student_model(kind: Any, model: str, *, seed: int = 0, **settings: Any)
 
     Raises:
         StudentError: weights of the encoder are missing or have another shape.
-        OSError, ValueError, …: it cannot be loaded, see `loading_errors`.
+        OSError, ValueError, …: it cannot be loaded; `loading` says it in one line.
     """
     import torch
 
@@ -170,18 +176,27 @@ def _require_encoder_weights(model: Any, info: dict[str, Any], name: str) -> Non
 
 def why_not_loaded(model: str, error: Exception) -> str:
     """One line of what loading `model` raised; a name that is no folder here was looked up on the Hub."""
-    said = first_line(error)
+    said = first_line(error) if str(error).strip() else type(error).__name__
+    said = f"KeyError: {said}" if isinstance(error, KeyError) else said
     remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in said), "")
     return (
         said if Path(model).exists() else f"no folder of that name in '{Path.cwd()}', and on the Hub: {said}"
     ) + remedy
 
 
-def loading_errors() -> tuple[type[Exception], ...]:
-    """What loading a broken checkpoint raises."""
-    from safetensors import SafetensorError
+@contextmanager
+def loading(model: str, who: str, error: type[MukiError]) -> Iterator[None]:
+    """Turn whatever loading a checkpoint raises into one clear error; arguments as of `require_checkpoint`.
 
-    return (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError)
+    Broken files make transformers, tokenizers, torch and safetensors raise errors of many kinds, or plain ones.
+    """
+    try:
+        yield
+    except MukiError:
+        raise
+    except Exception as problem:
+        where = "" if model in who else f" from '{model}'"
+        raise error(f"{who}: cannot be loaded{where} ({why_not_loaded(model, problem)})") from problem
 
 
 @contextmanager

@@ -212,11 +212,11 @@ def predict(
         Path, typer.Option("--output", "-o", help="JSON Lines: id, label, score, probabilities; -: standard output")
     ],
     text_column: Annotated[str, typer.Option(help="column of the text")] = "text",
-    text_pair_column: Annotated[str | None, typer.Option(help="column of the second text of a pair")] = None,
+    text_pair_column: Annotated[str | None, typer.Option(help="column of the second text of a pair; the run's")] = None,
     prefix: Annotated[
         str | None, typer.Option(help='put before each text, e.g. "query: "; what a run\'s student was trained with')
     ] = None,
-    max_length: Annotated[int | None, typer.Option(help="tokens per text; the model's own by default")] = None,
+    max_length: Annotated[int | None, typer.Option(min=2, help="tokens per text; the model's own by default")] = None,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Classify a stream of texts; ids and order are kept.
@@ -227,11 +227,15 @@ def predict(
     from muki.progress import progress
     from muki.texts import Columns, read, read_lines
 
-    columns = Columns(text=text_column, text_pair=text_pair_column)
+    folder, trained_with, pairs = trained_student(model)
+    if pairs and texts == "-":
+        raise ConfigError(
+            f"muki predict: this student reads pairs (text_pair: {pairs}); give them in a file with columns"
+        )
+    columns = Columns(text=text_column, text_pair=text_pair_column or pairs)
     if texts == "-" and columns != Columns():
         raise ConfigError("muki predict: standard input has no columns; leave --text-column and --text-pair-column out")
     source = read_lines("standard input", sys.stdin.buffer) if texts == "-" else read(texts, columns)
-    folder, trained_with = trained_student(model)
     prefix = trained_with if prefix is None else prefix
     classifier = Classifier.load(folder, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code)
     with progress("predicting", None, "texts") as advance:

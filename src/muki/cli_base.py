@@ -19,7 +19,11 @@ from muki.processes import is_first
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or its YAML file")]
 
 # What safetensors and torch say, which raise errors of their own.
-_DISK_FULL = re.compile(r"os error 28|No space left|File too large|PytorchStreamWriter failed writing", re.IGNORECASE)
+_DISK_FULL = re.compile(
+    r"os error 28|No space left|File too large|PytorchStreamWriter failed writing"
+    r"|unexpected pos \d+ vs|iostream error",
+    re.IGNORECASE,
+)
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -90,15 +94,16 @@ def one_speaks() -> None:
         logging.getLogger("muki").setLevel(logging.WARNING)
 
 
-def trained_student(model: str) -> tuple[str, str]:
-    """A run's student, by the run's folder or its own, and the prefix it was trained with; other models as they are."""
+def trained_student(model: str) -> tuple[str, str, str | None]:
+    """A run's student, by the run's folder or its own, its prefix and column of second texts; others as they are."""
     from muki.config import load_config
     from muki.run_folder import RunFolder
 
     for run in (RunFolder(Path(model)), RunFolder(Path(model).parent)):
         if run.is_run and Path(model) in (run.root, run.student):
-            return str(run.student), load_config(run.config).student.prefix
-    return model, ""
+            config = load_config(run.config)
+            return str(run.student), config.student.prefix, config.texts.text_pair
+    return model, "", None
 
 
 def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool = False) -> Any:

@@ -286,7 +286,7 @@ class RunConfig(_Section):
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a run file, apply `key.sub=value` overrides, and check it.
+    """Read a run file, apply `key.sub=value` overrides, check it, and make local paths absolute.
 
     Raises:
         ConfigError: the file is missing or not YAML, or keys or values are wrong; all problems in one message.
@@ -302,7 +302,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise ConfigError(
             f"{source}: found {type(content).__name__}, expected keys such as teachers, student, texts, output"
         )
-    return make_config(apply_overrides(content, overrides), str(source))
+    return make_config(apply_overrides(content, overrides), str(source)).absolute()
 
 
 def make_config(content: Mapping[str, Any], source: str) -> RunConfig:

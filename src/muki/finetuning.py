@@ -65,10 +65,13 @@ def finetune(
     _require_replaceable(output, str(base))
     columns = columns or Columns(label="label")
     training = training or TrainingConfig()
-    labelled = [text for text in read(texts, columns) if text.text.strip() and text.label is not None]
+    given = [text for text in read(texts, columns) if text.text.strip()]
+    labelled = [text for text in given if text.label is not None]
     chosen = _choose(labelled, labels)
     kept = [text for text in labelled if text.label in chosen]
-    logger.info("fine-tuning on %d of %d texts, labels %s", len(kept), len(labelled), ", ".join(chosen))
+    logger.info("fine-tuning on %d of %d texts, labels %s", len(kept), len(given), ", ".join(chosen))
+    if len(labelled) < len(given):
+        logger.warning("%d texts without a label are left out", len(given) - len(labelled))
     model, tokenizer = load_student(base, chosen, seed=training.seed, trust_remote_code=trust_remote_code)
     max_length = usable_length(model.config, tokenizer, max_length, output.name)
     index = {label: i for i, label in enumerate(chosen)}

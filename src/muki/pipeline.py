@@ -124,9 +124,11 @@ def supervise(config: RunConfig, run: RunFolder | None = None) -> str:
     """
     from muki.integration.pool import scored_pool
     from muki.integration.stage import supervise as supervise_stage
+    from muki.stale import require_texts
 
     own = run is None
     run, _, _ = _scored(config, run)
+    require_texts(config, run)
     with run.lock("supervise"), _timed(run, "supervise"):
         made = supervise_stage(scored_pool(config, run), config.method, run.supervision)
         if own:
@@ -167,9 +169,10 @@ def evaluate(config: RunConfig, run: RunFolder | None = None) -> dict[str, Any]:
     from muki.evaluation.card import write_card
     from muki.evaluation.evaluate import evaluate as evaluate_stage
     from muki.report.make import write_report
-    from muki.stale import require_current
+    from muki.stale import require_current, require_texts
 
     run, records, space = _scored(config, run)
+    require_texts(config, run)
     require_current(config, run)
     with _timed(run, "evaluate"):
         metrics = evaluate_stage(run, config, space)

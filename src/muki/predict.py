@@ -16,11 +16,10 @@ from muki import compute
 from muki.batches import BATCH_TOKENS, length_batches, require_known_tokens, tokenize
 from muki.checkpoints import (
     load_classifier,
-    loading_errors,
+    loading,
     quiet_transformers,
     refuse_remote_code,
     require_checkpoint,
-    why_not_loaded,
 )
 from muki.errors import MukiError, StudentError
 from muki.files import replacing, require_local
@@ -28,7 +27,7 @@ from muki.formulas import Array, softmax
 from muki.labels import label_names, require_label_names
 from muki.progress import Advance
 from muki.texts import Text
-from muki.tokenization import require_padding, saved_length
+from muki.tokenization import longest, require_padding, saved_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,7 +59,8 @@ class Classifier:
         Args:
             folder: `save_pretrained` folder or Hub id.
             prefix: put before each text; what the student was trained with.
-            max_length: tokens per text; by default what the saved tokenizer says, 512 where it says nothing.
+            max_length: tokens per text; by default what the saved tokenizer says, 512 where it says nothing;
+                never more than the model can take.
             trust_remote_code: run code that comes with the checkpoint.
 
         Raises:
@@ -71,11 +71,9 @@ class Classifier:
         require_checkpoint(str(folder), "model", StudentError)
         if not trust_remote_code:
             refuse_remote_code(str(folder), "model", StudentError)
-        try:
+        with loading(str(folder), f"model '{folder}'", StudentError):
             model, missing = load_classifier(str(folder), "model", StudentError, trust_remote_code=trust_remote_code)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except loading_errors() as error:
-            raise StudentError(f"model '{folder}': cannot be loaded ({why_not_loaded(str(folder), error)})") from error
         require_label_names(model.config, f"model '{folder}'", StudentError)
         if missing:
             raise StudentError(
@@ -83,7 +81,8 @@ class Classifier:
             )
         require_padding(tokenizer, "model", StudentError, model.config)
         model = model.to(compute.device()).eval()
-        return cls(model, tokenizer, max_length or saved_length(tokenizer), prefix)
+        most = longest(model.config, tokenizer)
+        return cls(model, tokenizer, min(max_length or saved_length(tokenizer), most), prefix)
 
     def probabilities(self, texts: list[Text], batch_tokens: int = BATCH_TOKENS) -> Array:
         """Softmax over the labels, shape (n, C), in the order of the texts.

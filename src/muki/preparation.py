@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muki.checkpoints import quiet_transformers
-from muki.config import RunConfig, TeacherConfig, TestConfig, TextsConfig
+from muki.config import IN_MEMORY, RunConfig, TeacherConfig, TestConfig, TextsConfig
+from muki.errors import ConfigError
 from muki.files import clear_leftovers
 from muki.labels import LabelSpace, alike
 from muki.processes import launched
 from muki.run_folder import RunFolder, Split
+from muki.scored import texts_of
 from muki.texts import Columns, TextShards, cutting, read
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
     from muki.teachers.survey import survey
 
     run.claim(config)
+    for teacher in config.teachers:
+        if teacher.model == IN_MEMORY and teacher.name not in sources.teachers:
+            raise _gone(f"model and tokenizer of teacher '{teacher.name}'")
     with run.lock():
         clear_leftovers(run.root)
         for _, source, columns, part in _texts_of(config, sources):
@@ -108,13 +113,22 @@ def cut_texts(config: RunConfig, run: RunFolder, sources: Sources, space: LabelS
 def _texts_of(
     config: RunConfig, sources: Sources
 ) -> Iterator[tuple[Split, str | Sequence[Any], Columns, TextsConfig | TestConfig]]:
-    """Where the pool, and the test texts if there are any, come from, with their columns and section of the config."""
-    pool, test = config.texts, config.test
-    source = pool.path if sources.pool is None else sources.pool
-    yield "pool", source, Columns(pool.text, pool.text_pair, pool.label, pool.id), pool
-    if test:
-        source = test.path if sources.test is None else sources.test
-        yield "test", source, Columns(test.text or pool.text, test.text_pair or pool.text_pair, test.label), test
+    """Where the pool, and the test texts if there are any, come from, with their columns and section of the config.
+
+    Raises:
+        ConfigError: they were given as objects to another call.
+    """
+    for split, columns, part in texts_of(config):
+        given = sources.pool if split == "pool" else sources.test
+        if given is None and part.path == IN_MEMORY:
+            raise _gone(f"the {split}'s texts")
+        yield split, part.path if given is None else given, columns, part
+
+
+def _gone(what: str) -> ConfigError:
+    return ConfigError(
+        f"{what} were given as objects to `muki.integrate`, and are not here; call it again with them, or give files"
+    )
 
 
 def load_from_config(teacher: TeacherConfig, trust_remote_code: bool = False, **known: Any) -> Teacher:

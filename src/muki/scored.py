@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from muki.config import RunConfig, TestConfig, TextsConfig
 from muki.errors import RunFolderError
 from muki.labels import LabelSpace
 from muki.run_folder import RunFolder, Split
 from muki.teachers.records import TeacherRecord, load_records
-from muki.texts import TextShards
+from muki.texts import Columns, TextShards
 
 
 def scored_teachers(run: RunFolder) -> tuple[list[TeacherRecord], LabelSpace]:
@@ -43,6 +46,14 @@ def scored_texts(run: RunFolder, split: Split) -> TextShards:
     if texts is None:
         raise RunFolderError(f"{run.texts(split)}: no texts yet; run `muki score {run.root}` first")
     return texts
+
+
+def texts_of(config: RunConfig) -> Iterator[tuple[Split, Columns, TextsConfig | TestConfig]]:
+    """The pool, and the test texts if there are any: columns and section of the config."""
+    pool, test = config.texts, config.test
+    yield "pool", Columns(pool.text, pool.text_pair, pool.label, pool.id), pool
+    if test:
+        yield "test", Columns(test.text or pool.text, test.text_pair or pool.text_pair, test.label), test
 
 
 def _nothing_scored(run: RunFolder) -> RunFolderError:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from muki.config import RunConfig
+from muki.config import IN_MEMORY, RunConfig
 from muki.errors import RunFolderError, StaleError
 from muki.files import read_json
 from muki.integration.pool import scored_pool
 from muki.integration.stage import SUPERVISION_VERSION
 from muki.run_folder import RunFolder
-from muki.scored import scored_teachers
+from muki.scored import scored_teachers, texts_of
 from muki.student.merging import merge_fingerprint
 from muki.student.training import student_fingerprint, training_settings
+from muki.texts import TextShards
+from muki.texts.shards import texts_fingerprint
 
 _NAMED = 3  # settings that a message names
 
@@ -40,6 +42,31 @@ def require_described(config: RunConfig, run: RunFolder) -> None:
         raise _stale(run.supervision, "the supervision", changed, "supervise")
     if changed := _changed_training(config, run):
         raise _stale(run.student, "the student", changed, "train")
+
+
+def require_texts(config: RunConfig, run: RunFolder) -> None:
+    """The texts that were cut are those that the settings name, as far as these can still be read here.
+
+    Raises:
+        StaleError: they are others.
+    """
+    for split, columns, part in texts_of(config):
+        if part.path == IN_MEMORY:
+            continue
+        cut = TextShards.load(run.texts(split))
+        if cut is None:
+            same = False
+        elif Path(part.path).exists():
+            rows = config.texts.shard_rows
+            found = texts_fingerprint(part.path, columns, split=part.split, shard_rows=rows, limit=part.limit)
+            same = found == cut.fingerprint
+        else:  # moved away, or remote: not read again
+            same = Path(part.path).name == Path(cut.source).name
+        if not same:
+            raise StaleError(
+                f"{run.texts(split)}: the {split}'s texts there are not those that the settings name ({part.path}), or "
+                f"these have changed; run `muki run` first, with the run file and settings that you gave here"
+            )
 
 
 def require_supervision(config: RunConfig, run: RunFolder) -> None:

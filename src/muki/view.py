@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from muki import compute
 from muki.arrow import matrix, vectors
 from muki.batches import BATCH_TOKENS, length_batches, require_known_tokens, tokenize
-from muki.checkpoints import folder_fingerprint, load_student_model, loading_errors, quiet_transformers
+from muki.checkpoints import folder_fingerprint, load_student_model, loading, quiet_transformers
 from muki.config import RunConfig, StudentConfig
 from muki.errors import NoHiddenStatesError, RunFolderError, StudentError, first_line
 from muki.files import fingerprint, replacing
@@ -55,17 +55,13 @@ class Encoder:
     def __init__(self, student: StudentConfig, trust_remote_code: bool = False) -> None:
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        try:
+        with loading(student.model, f"student '{student.model}': its encoder", StudentError):
             config = AutoConfig.from_pretrained(student.model, trust_remote_code=trust_remote_code)
             _require_encoder_class(config, student.model)
             self.model = load_student_model(
                 AutoModel, student.model, dtype=torch.float32, trust_remote_code=trust_remote_code
             ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(student.model, trust_remote_code=trust_remote_code)
-        except loading_errors() as error:
-            raise StudentError(
-                f"student '{student.model}': its encoder cannot be loaded ({first_line(error)})"
-            ) from error
         ensure_padding(self.tokenizer, self.model.config)
         self.model.to(compute.device())
         self._require_states(student.model)
@@ -137,7 +133,7 @@ def make_view(
     Returns:
         the fingerprint of encoder and settings.
     """
-    settings = fingerprint(VIEW_VERSION, student.model_dump(), folder_fingerprint(student.model))
+    settings = fingerprint(VIEW_VERSION, student.model_dump(exclude={"model"}), folder_fingerprint(student.model))
     pending = [shard for shard in texts.shards if _source(folder / shard.name) != _wanted(shard, settings)]
     if len(pending) < len(texts.shards):
         logger.info("view: reusing %d of %d shards", len(texts.shards) - len(pending), len(texts.shards))
@@ -153,7 +149,8 @@ def make_view(
 def make_names(space: LabelSpace, student: StudentConfig, path: Path, load: Callable[[], Encoder]) -> None:
     """Encode the label names, unless the same lie there already."""
     words = [readable(label) for label in space.labels]
-    wanted = [fingerprint(VIEW_VERSION, words, student.model_dump(), folder_fingerprint(student.model))]
+    start = student.model_dump(exclude={"model"}), folder_fingerprint(student.model)
+    wanted = [fingerprint(VIEW_VERSION, words, *start)]
     if _source(path) != wanted:
         texts = [Text(number, word) for number, word in enumerate(words)]
         _write(path, load().encode(texts), wanted)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from muki.checkpoints import (
     has_tokenizer,
     is_adapter,
-    loading_errors,
+    loading,
     refuse_remote_code,
     require_checkpoint,
-    why_not_loaded,
 )
 from muki.errors import ConfigError, TeacherError, TextsError
 from muki.inspection.findings import alike_labels, yaml_name
@@ -91,7 +90,7 @@ def _read(model: str, name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
     from transformers import AutoConfig, AutoTokenizer
 
     require_checkpoint(model, f"teacher '{name}'", TeacherError, adapters=True)
-    try:
+    with loading(model, f"teacher '{name}'", TeacherError):
         if not is_adapter(model):
             refuse_remote_code(model, f"teacher '{name}'", TeacherError)
             config = AutoConfig.from_pretrained(model, trust_remote_code=False)
@@ -101,8 +100,6 @@ def _read(model: str, name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
         config = AutoConfig.from_pretrained(adapter.base, revision=adapter.revision)
         tokenizer = AutoTokenizer.from_pretrained(model if has_tokenizer(model) else adapter.base)
         return config, tokenizer, list(adapter.labels)
-    except loading_errors() as error:
-        raise TeacherError(f"teacher '{name}': cannot be read ({why_not_loaded(model, error)})") from None
 
 
 def _teacher_lines(model: str, labels: list[str], config: Any, max_length: int, wanted: int) -> list[str]:

@@ -10,10 +10,9 @@ from torch import nn
 
 from muki.checkpoints import (
     load_student_model,
-    loading_errors,
+    loading,
     refuse_remote_code,
     require_checkpoint,
-    why_not_loaded,
 )
 from muki.errors import StudentError
 from muki.tokenization import ensure_padding, require_padding
@@ -40,7 +39,7 @@ def load_student(
     from transformers import AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(model, trust_remote_code)
-    try:
+    with loading(model, f"student '{model}'", StudentError):
         student = load_student_model(
             AutoModelForSequenceClassification,
             model,
@@ -51,8 +50,6 @@ def load_student(
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
         )
-    except loading_errors() as error:
-        raise _cannot_load(model, error) from error
     ensure_padding(tokenizer, student.config)
     _fresh_head(student, seed)
     return student, tokenizer
@@ -69,17 +66,11 @@ def load_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
     require_checkpoint(model, "student", StudentError)
     if not trust_remote_code:
         refuse_remote_code(model, "student", StudentError)
-    try:
+    with loading(model, f"student '{model}'", StudentError):
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except loading_errors() as error:
-        raise _cannot_load(model, error) from error
     require_padding(tokenizer, "student", StudentError, config)
     return cast("PreTrainedTokenizerBase", tokenizer)
-
-
-def _cannot_load(model: str, error: Exception) -> StudentError:
-    return StudentError(f"student '{model}': cannot be loaded ({why_not_loaded(model, error)})")
 
 
 def _fresh_head(model: Any, seed: int) -> None:

@@ -122,6 +122,8 @@ def training_arguments(training: TrainingConfig, folder: Path, steps: int, evalu
             "greater_is_better": False,
         }
     given = {key: _number(key, value) for key, value in training.passed_through.items()}
+    if given.get("fp16"):
+        settings["bf16"] = False
     if not evaluate and str(given.get("eval_strategy", "no")) != "no":
         raise StudentError(
             f"training: eval_strategy {given['eval_strategy']} needs held-out texts; set training.holdout above 0 and "

@@ -107,7 +107,7 @@ def student_fingerprint(
     return fingerprint(
         TRAINING_VERSION,
         supervision_key,
-        student.model_dump(),
+        student.model_dump(exclude={"model"}),  # where it lies says nothing of what it is
         training.model_dump(),
         folder_fingerprint(student.model),
         list(space.labels),

@@ -16,11 +16,10 @@ from muki import compute
 from muki.checkpoints import (
     is_adapter,
     load_classifier,
-    loading_errors,
+    loading,
     quiet_transformers,
     refuse_remote_code,
     require_checkpoint,
-    why_not_loaded,
 )
 from muki.errors import TeacherError
 from muki.labels import label_names, rename, require_label_names
@@ -119,7 +118,8 @@ def load_teacher(
     """Load a teacher from a folder, a PEFT adapter folder, or a Hub id.
 
     Args:
-        model: folder or Hub id of an `AutoModelForSequenceClassification` checkpoint, or of a PEFT adapter.
+        model: folder or Hub id of an `AutoModelForSequenceClassification` checkpoint, or folder of a PEFT
+            adapter.
         name: of the teacher in the run; the folder's name by default.
         labels: own label name to wanted name, for those to be renamed.
         prefix: put before each text.
@@ -140,7 +140,7 @@ def load_teacher(
     if dtype not in _FORMATS:
         raise TeacherError(f"teacher '{name}': unknown dtype '{dtype}'; known: {', '.join(_FORMATS)}")
     require_checkpoint(model, f"teacher '{name}'", TeacherError, adapters=True)
-    try:
+    with loading(model, f"teacher '{name}'", TeacherError):
         loaded, tokenizer = _load(
             model,
             name,
@@ -148,10 +148,6 @@ def load_teacher(
             revision,
             trust_remote_code,
         )
-    except loading_errors() as error:
-        raise TeacherError(
-            f"teacher '{name}': cannot be loaded from '{model}' ({why_not_loaded(model, error)})"
-        ) from error
     return wrap_teacher(
         loaded, tokenizer, name=name, labels=labels, prefix=prefix, max_length=max_length,
         passes_dtype=_passes_dtype(dtype, passes_dtype, loaded.dtype), dropout_override=dropout_override, device=device,

@@ -27,6 +27,7 @@ SCORING_VERSION = 2  # raise when the numbers for the same teacher, texts and se
 
 
 _PROBES = 8  # rows of the batch that proves dropout; each has masks of its own
+_NAMED_ROWS = 8  # of a batch that a message names
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,12 @@ def _forward(
     except torch.OutOfMemoryError as error:
         raise TeacherError(
             f"teacher '{teacher.name}': out of memory ({first_line(error)}); set scoring.batch_tokens lower"
+        ) from error
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise TeacherError(
+            f"teacher '{teacher.name}': fails on a batch of texts ({type(error).__name__}: {first_line(error)}); a "
+            "text may hold what this model does not take, such as its end token: look for it in rows "
+            f"{', '.join(map(str, rows[:_NAMED_ROWS]))}{' …' if len(rows) > _NAMED_ROWS else ''}"
         ) from error
     values: NDArray[np.float32] = logits.float().cpu().numpy()
     bad = ~np.isfinite(values).all(axis=-1)

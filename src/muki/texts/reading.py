@@ -31,7 +31,7 @@ class Text:
     text: str
     text_pair: str | None = None
     id: str | None = None
-    label: str | None = None
+    label: str | None = None  # without spaces around it, as the names of the teachers' labels
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _from_rows(rows: Iterable[tuple[str, Any]], columns: Columns) -> Iterator[Te
             text=_string(item[columns.text], columns.text, where) or "",
             text_pair=(_string(item[columns.text_pair], columns.text_pair, where) or "") if columns.text_pair else None,
             id=None if identity is None else _clean(str(identity)),
-            label=None if label is None else _clean(str(label)),
+            label=None if label is None else _clean(str(label)).strip() or None,
         )
 
 

@@ -100,6 +100,13 @@ def source_fingerprint(source: str | Sequence[Any], columns: Columns, split: str
     return fingerprint("hub", source, split, asdict(columns))
 
 
+def texts_fingerprint(
+    source: str | Sequence[Any], columns: Columns, *, split: str | None, shard_rows: int, limit: int | None
+) -> str:
+    """Of a source and how it is cut; arguments as of `cutting`."""
+    return fingerprint(source_fingerprint(source, columns, split), shard_rows, limit)
+
+
 def cut(source: str | Sequence[Any], folder: Path, columns: Columns | None = None, **how: Any) -> TextShards:
     """Cut a text source into Parquet shards, which replace others in `folder`; arguments as of `cutting`."""
     with cutting(source, folder, columns, **how) as shards:
@@ -137,7 +144,7 @@ def cutting(
         TextsError: nothing to read, a wrong column, a broken line (named), bytes that are not UTF-8, or no text left.
     """
     columns = columns or Columns()
-    key = fingerprint(source_fingerprint(source, columns, split), shard_rows, limit)
+    key = texts_fingerprint(source, columns, split=split, shard_rows=shard_rows, limit=limit)
     known = TextShards.load(folder)
     if known is not None and known.fingerprint == key and known.intact:
         logger.info("texts: reusing %d texts in %s (same source)", known.rows, folder)
