@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from commands import invoke
-from conftest import write_jsonl
 from runs import NEWS, QUICK, Folder
 from tiny import save_teacher
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -223,12 +222,11 @@ def test_a_run_of_objects_says_that_they_are_gone(
 ):
     loaded = muki.load_teacher(str(teachers[0]), name="first", max_length=32)
     muki.integrate([loaded, teachers[1]], str(encoder), pool_texts, output=tmp_path / "run", **QUICK)
-    for change, what in (("texts=" + str(write_jsonl(tmp_path / "p.jsonl", [{"text": "x"}])), "teacher 'first'"),):
-        result = invoke("run", tmp_path / "run", "--set", change)
-        assert result.exit_code == 2
-        assert f"model and tokenizer of {what} were given as objects to `muki.integrate`, and are not here" in (
-            result.stderr
-        )
+    result = invoke("run", tmp_path / "run", "--set", "training.epochs=1")
+    assert result.exit_code == 2
+    assert "model and tokenizer of teacher 'first' were given as objects to `muki.integrate`, and are not here" in (
+        result.stderr
+    )
     named = muki.integrate(teachers, str(encoder), pool_texts, output=tmp_path / "named", **QUICK)
     result = invoke("run", named.folder, "--set", "training.epochs=1")
     assert result.exit_code == 2

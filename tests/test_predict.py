@@ -121,4 +121,4 @@ def test_a_run_of_pairs_reads_the_second_texts_in_its_own_column(tmp_path: Path,
         found.append(json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["score"])
     assert found[0] == found[1] != found[2]
     result = invoke("predict", root, "--texts", "-", "--output", "-")
-    assert "this student reads pairs (text_pair: reply); give a file with columns" in result.stderr
+    assert "this student reads pairs (text_pair: reply); give them in a file with columns" in result.stderr

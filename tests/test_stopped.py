@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 import yaml
 from commands import invoke
 from filelock import FileLock
@@ -36,6 +37,7 @@ from interrupting import (
 )
 from safetensors.torch import load_file
 
+from muki.cli_base import guarded
 from muki.config import load_config
 from muki.files import read_json, remove
 from muki.pipeline import supervise
@@ -259,6 +261,24 @@ def test_a_file_that_no_longer_fits_on_the_disk_is_not_left_there_in_half(
     assert list(files(root, "scores")) == ["scores/news/shard-00000.parquet"]
     go_on(result.stderr)
     assert_same_result(root, unbroken)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at inline_container.cc:664] . unexpected pos 704 vs 598",  # torch.save of an optimizer's state
+        "basic_ios::clear: iostream error",
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+    ],
+)
+def test_what_the_libraries_say_of_a_full_disk_is_one_clear_message(said: str, capsys: pytest.CaptureFixture[str]):
+    def command() -> None:
+        raise RuntimeError(said)
+
+    with pytest.raises(typer.Exit) as caught:
+        guarded(command)()
+    assert caught.value.exit_code == 2
+    assert f"muki: disk full: the output cannot be written ({said}); free some space\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["student", "checkpoint"])

@@ -188,10 +188,10 @@ def _forward(
             f"teacher '{teacher.name}': out of memory ({first_line(error)}); set scoring.batch_tokens lower"
         ) from error
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        named = ", ".join(map(str, sorted(rows)[:_NAMED_ROWS])) + (" …" if len(rows) > _NAMED_ROWS else "")
         raise TeacherError(
             f"teacher '{teacher.name}': fails on a batch of texts ({type(error).__name__}: {first_line(error)}); a "
-            "text may hold what this model does not take, such as its end token: look for it in rows "
-            f"{', '.join(map(str, rows[:_NAMED_ROWS]))}{' …' if len(rows) > _NAMED_ROWS else ''}"
+            f"text may hold what this model does not take, such as its end token: look for it in rows {named}"
         ) from error
     values: NDArray[np.float32] = logits.float().cpu().numpy()
     bad = ~np.isfinite(values).all(axis=-1)
