@@ -179,9 +179,9 @@ def why_not_loaded(model: str, error: Exception) -> str:
     said = first_line(error) if str(error).strip() else type(error).__name__
     said = f"KeyError: {said}" if isinstance(error, KeyError) else said
     remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in said), "")
-    return (
-        said if Path(model).exists() else f"no folder of that name in '{Path.cwd()}', and on the Hub: {said}"
-    ) + remedy
+    if Path(model).exists():
+        return said if remedy is _ADAPTER else said + remedy
+    return f"no folder of that name in '{Path.cwd()}', and on the Hub: {said}{remedy}"
 
 
 @contextmanager
