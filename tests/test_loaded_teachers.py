@@ -206,13 +206,17 @@ class Frame:
 
 
 def test_a_data_frames_rows_are_texts_and_its_columns_are_not():
-    from muki.api import _texts
+    from muki.api import _records, _texts
 
     rows = [{"text": "a late goal", "label": "sports"}, {"text": "the bank", "label": float("nan")}]
     expected = [rows[0], {"text": "the bank", "label": None}]
     assert _texts(Frame(rows), "texts") == (expected, {"path": "(in memory)"})
     polars = SimpleNamespace(to_dicts=lambda: expected)
     assert _texts({"path": polars, "label": "label"}, "test") == (expected, {"path": "(in memory)", "label": "label"})
+    series = SimpleNamespace(to_list=lambda: ["a late goal"])
+    assert _texts(series, "texts") == (["a late goal"], {"path": "(in memory)"})
+    dataset = SimpleNamespace(to_list=lambda: [], features={}, __len__=lambda: 0)
+    assert _records(dataset) is dataset
     pandas = pytest.importorskip("pandas")
     assert _texts(pandas.DataFrame(rows), "texts")[0] == expected
 

@@ -102,7 +102,12 @@ def _texts(given: Any, what: str) -> tuple[Sequence[Any] | None, dict[str, Any]]
 
 
 def _records(given: Any) -> Any:
-    """The rows of a data frame (pandas, polars) as mappings; iterating one gives the names of its columns."""
+    """The rows of a data frame (pandas, polars) as mappings, a series as a list; others as they are.
+
+    Iterating a data frame would give the names of its columns.
+    """
+    if hasattr(given, "to_list") and not hasattr(given, "features"):  # a `datasets` one knows the names of its classes
+        return given.to_list()
     if hasattr(given, "to_dicts"):
         return given.to_dicts()
     if hasattr(given, "iloc") and hasattr(given, "columns"):
