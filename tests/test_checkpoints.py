@@ -274,12 +274,12 @@ TEXTS = [Text(0, "the match ended after a late goal by our captain"), Text(1, "t
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ({"tokenizer.json": '{"version": "1.0", "model": {"type": "Newer"}}'}, ""),
-        ({"pytorch_model.bin": "version https://git-lfs.github.com/spec/v1\n"}, ""),
-        ({"pytorch_model.bin": ""}, ""),
-        ({"model.safetensors": "version https://git-lfs.github.com/spec/v1\noid 1\n"}, "run `git lfs pull`"),
-        ({"config.json": {"id2label": ["a", "b"]}}, ""),
-        ({"config.json": {"hidden_size": "large"}}, ""),
+        ({"tokenizer.json": {"model": {"type": "Newer"}}}, "pip install --upgrade tokenizers"),
+        ({"pytorch_model.bin": "version https://git-lfs.github.com/spec/v1\n"}, "pointer of git-lfs"),
+        ({"pytorch_model.bin": ""}, "EOFError"),
+        ({"model.safetensors": "version https://git-lfs.github.com/spec/v1\noid 1\n"}, "run `git lfs pull` in"),
+        ({"config.json": {"id2label": ["a", "b"]}}, "has no attribute 'items'"),
+        ({"config.json": {"hidden_size": "large"}}, "hidden_size"),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,18 @@ def test_texts_that_the_settings_name_and_the_run_has_not_are_not_passed_over(tm
 def test_a_run_whose_texts_are_gone_can_still_be_evaluated(tmp_path: Path, finished: Folder):
     root = Path(shutil.copytree(finished.root, tmp_path / "run"))
     content = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
-    content["texts"]["path"] = str(tmp_path / "gone" / Path(content["texts"]["path"]).name)
-    (root / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    pool = Path(content["texts"]["path"])
+    content["texts"]["path"] = str(tmp_path / "gone" / pool.name)
+    write_yaml(root / "config.yaml", content)
+    metrics = root / "report" / "metrics.json"
+    before = json.loads(metrics.read_text(encoding="utf-8"))
+    metrics.unlink()
     works("evaluate", root)
+    assert json.loads(metrics.read_text(encoding="utf-8"))["student"] == before["student"]
+    for other in (tmp_path / "gone" / "other.jsonl", "org/another-data-set"):
+        said = invoke("evaluate", root, "--set", f"texts.path={other}")
+        assert said.exit_code == 2
+        assert f"not those that the settings name ({other}: no such file here), or" in said.stderr
 
 
 def test_a_stage_called_from_python_with_relative_paths_is_the_command_lines(
@@ -120,6 +130,8 @@ def test_a_stage_called_from_python_with_relative_paths_is_the_command_lines(
     content["student"]["model"], content["output"] = "base", "run"
     write_yaml(tmp_path / "run.yaml", content)
     monkeypatch.chdir(tmp_path)
-    config = load_config("run.yaml")
-    stages.train(config)  # the same base at another place, so the same student
-    assert "/base there" not in works("evaluate", "run").stderr
+    weights = tmp_path / "run" / "student" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    stages.train(load_config("run.yaml"))  # the same base at another place, so the same student
+    assert weights.stat().st_mtime_ns == before
+    works("evaluate", "run")

@@ -106,12 +106,14 @@ def _records(given: Any) -> Any:
 
     Iterating a data frame would give the names of its columns.
     """
-    if hasattr(given, "to_list") and not hasattr(given, "features"):  # a `datasets` one knows the names of its classes
-        return given.to_list()
-    if hasattr(given, "to_dicts"):
+    if hasattr(given, "features"):  # of `datasets`, which knows the names of its classes
+        return given
+    if hasattr(given, "to_dicts"):  # a frame of polars
         return given.to_dicts()
-    if hasattr(given, "iloc") and hasattr(given, "columns"):
+    if hasattr(given, "iloc") and hasattr(given, "columns"):  # a frame of pandas
         return given.astype(object).where(given.notna(), None).to_dict("records")
+    if hasattr(given, "to_list"):  # a series of either
+        return given.to_list()
     return given
 
 

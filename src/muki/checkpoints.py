@@ -20,11 +20,9 @@ _REMEDIES = {
     "gated repo": _LOG_IN,
     "contains custom code": "; read that code, then allow it with trust_remote_code: true in the run file",
     "did not match any variant": "; a newer version may have written it: pip install --upgrade tokenizers transformers",
-    "invalid load key": "; the file may be a pointer of git-lfs: run `git lfs pull` in that folder",
-    "header too large": "; the file may be a pointer of git-lfs: run `git lfs pull` in that folder",
-    "does not appear to have a file named": _ADAPTER,
-    "`model_type` key": _ADAPTER,
 }
+_HUB_REMEDIES = {"does not appear to have a file named": _ADAPTER, "`model_type` key": _ADAPTER}
+_POINTER = b"version https://git-lfs.github.com/spec/"  # what a clone without git-lfs holds instead of a large file
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.bpe")
 
 
@@ -51,6 +49,11 @@ def require_checkpoint(model: str, who: str, error: type[MukiError], *, adapters
         raise error(
             f"{who}: no tokenizer in '{model}'; save the model's own tokenizer there (tokenizer.save_pretrained)"
         )
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_POINTER):
+            raise error(
+                f"{who}: '{file}' is a pointer of git-lfs, not the file itself; run `git lfs pull` in '{model}'"
+            )
 
 
 def refuse_remote_code(model: str, who: str, error: type[MukiError]) -> None:
@@ -176,19 +179,20 @@ def _require_encoder_weights(model: Any, info: dict[str, Any], name: str) -> Non
 
 def why_not_loaded(model: str, error: Exception) -> str:
     """One line of what loading `model` raised; a name that is no folder here was looked up on the Hub."""
-    said = first_line(error) if str(error).strip() else type(error).__name__
-    said = f"KeyError: {said}" if isinstance(error, KeyError) else said
-    remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in said), "")
-    if Path(model).exists():
-        return said if remedy is _ADAPTER else said + remedy
-    return f"no folder of that name in '{Path.cwd()}', and on the Hub: {said}{remedy}"
+    said = f"KeyError: {error}" if isinstance(error, KeyError) else first_line(error)  # of itself it says but the key
+    here = Path(model).exists()
+    remedies = _REMEDIES if here else _REMEDIES | _HUB_REMEDIES
+    remedy = next((remedy for sign, remedy in remedies.items() if sign in said), "")
+    where = "" if here else f"no folder of that name in '{Path.cwd()}', and on the Hub: "
+    return f"{where}{said}{remedy}"
 
 
 @contextmanager
 def loading(model: str, who: str, error: type[MukiError]) -> Iterator[None]:
     """Turn whatever loading a checkpoint raises into one clear error; arguments as of `require_checkpoint`.
 
-    Broken files make transformers, tokenizers, torch and safetensors raise errors of many kinds, or plain ones.
+    Broken files make transformers, tokenizers, torch and safetensors raise errors of many kinds; tokenizers' own is
+    `Exception` itself, so that is what is caught.
     """
     try:
         yield

@@ -63,7 +63,7 @@ def _show(folder: Path, metrics: dict[str, Any]) -> None:
     typer.echo(f"\nstudent: {student}\nmetrics: {folder / 'report' / 'metrics.json'}")
     typer.echo(f"report:  {folder / 'report' / 'report.html'}")
     typer.echo(f'use it:  pipeline("text-classification", model="{student}", truncation=True)')
-    if prefix := trained_student(str(student))[1]:
+    if prefix := trained_student(str(student)).prefix:
         typer.echo(f'         with "{prefix}" before each text')
 
 
@@ -227,17 +227,19 @@ def predict(
     from muki.progress import progress
     from muki.texts import Columns, read, read_lines
 
-    folder, trained_with, pairs = trained_student(model)
-    if pairs and texts == "-":
+    student = trained_student(model)
+    if student.text_pair and texts == "-":
         raise ConfigError(
-            f"muki predict: this student reads pairs (text_pair: {pairs}); give them in a file with columns"
+            f"muki predict: this student reads pairs (text_pair: {student.text_pair}); give them in a file with columns"
         )
-    columns = Columns(text=text_column, text_pair=text_pair_column or pairs)
+    columns = Columns(text=text_column, text_pair=text_pair_column or student.text_pair)
     if texts == "-" and columns != Columns():
         raise ConfigError("muki predict: standard input has no columns; leave --text-column and --text-pair-column out")
     source = read_lines("standard input", sys.stdin.buffer) if texts == "-" else read(texts, columns)
-    prefix = trained_with if prefix is None else prefix
-    classifier = Classifier.load(folder, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code)
+    prefix = student.prefix if prefix is None else prefix
+    classifier = Classifier.load(
+        student.model, prefix=prefix, max_length=max_length, trust_remote_code=trust_remote_code
+    )
     with progress("predicting", None, "texts") as advance:
         if output == Path("-"):
             write_predictions(classifier, source, sys.stdout, advance)

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -94,16 +94,24 @@ def one_speaks() -> None:
         logging.getLogger("muki").setLevel(logging.WARNING)
 
 
-def trained_student(model: str) -> tuple[str, str, str | None]:
-    """A run's student, by the run's folder or its own, its prefix and column of second texts; others as they are."""
+class Trained(NamedTuple):
+    """A model, and what a run says of how it reads texts."""
+
+    model: str
+    prefix: str = ""
+    text_pair: str | None = None  # column of the second text
+
+
+def trained_student(model: str) -> Trained:
+    """A run's student, by the run's folder or its own; other models as they are."""
     from muki.config import load_config
     from muki.run_folder import RunFolder
 
     for run in (RunFolder(Path(model)), RunFolder(Path(model).parent)):
         if run.is_run and Path(model) in (run.root, run.student):
             config = load_config(run.config)
-            return str(run.student), config.student.prefix, config.texts.text_pair
-    return model, "", None
+            return Trained(str(run.student), config.student.prefix, config.texts.text_pair)
+    return Trained(model)
 
 
 def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool = False) -> Any:

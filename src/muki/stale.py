@@ -7,7 +7,7 @@ from typing import Any
 
 from muki.config import IN_MEMORY, RunConfig
 from muki.errors import RunFolderError, StaleError
-from muki.files import read_json
+from muki.files import is_remote, read_json
 from muki.integration.pool import scored_pool
 from muki.integration.stage import SUPERVISION_VERSION
 from muki.run_folder import RunFolder
@@ -45,7 +45,10 @@ def require_described(config: RunConfig, run: RunFolder) -> None:
 
 
 def require_texts(config: RunConfig, run: RunFolder) -> None:
-    """The texts that were cut are those that the settings name, as far as these can still be read here.
+    """The texts that were cut are those that the settings name.
+
+    Files are compared by their bytes. Those that are gone are told by their name, and what is not on this machine by
+    its whole address: neither is read again.
 
     Raises:
         StaleError: they are others.
@@ -53,19 +56,21 @@ def require_texts(config: RunConfig, run: RunFolder) -> None:
     for split, columns, part in texts_of(config):
         if part.path == IN_MEMORY:
             continue
-        cut = TextShards.load(run.texts(split))
+        cut, source, rows = TextShards.load(run.texts(split)), Path(part.path), config.texts.shard_rows
         if cut is None:
             same = False
-        elif Path(part.path).exists():
-            rows = config.texts.shard_rows
-            found = texts_fingerprint(part.path, columns, split=part.split, shard_rows=rows, limit=part.limit)
-            same = found == cut.fingerprint
-        else:  # moved away, or remote: not read again
-            same = Path(part.path).name == Path(cut.source).name
+        elif source.exists():
+            wanted = texts_fingerprint(part.path, columns, split=part.split, shard_rows=rows, limit=part.limit)
+            same = cut.fingerprint == wanted
+        elif source.is_absolute():
+            same = Path(cut.source).name == source.name
+        else:
+            same = cut.source == part.path
         if not same:
+            named = part.path if source.exists() or is_remote(part.path) else f"{part.path}: no such file here"
             raise StaleError(
-                f"{run.texts(split)}: the {split}'s texts there are not those that the settings name ({part.path}), or "
-                f"these have changed; run `muki run` first, with the run file and settings that you gave here"
+                f"{run.texts(split)}: the {split}'s texts there are not those that the settings name ({named}), or "
+                "these have changed; run `muki run` first, with the run file and settings that you gave here"
             )
 
 

@@ -41,8 +41,9 @@ def cell_key(grid: Grid, cell: Cell) -> str:
     setting = grid.settings[cell.group.setting]
     settings = grid.model_dump(include={"teach", "pool", "test", "max_length", "teacher_training", "training"})
     settings["training"] = grid.training_in(setting).model_dump()
-    student = setting.student or grid.student or (grid.encoder if setting.encoders else None)
-    encoders = [*(setting.encoders or [grid.encoder]), *([student] if student else [])]  # alone: the student's too
+    encoders = grid.encoders_in(setting)
+    if setting.encoders or setting.student or grid.student:  # else all start from the same one
+        encoders = [*encoders, grid.student_in(setting)]
     return fingerprint(
         settings,
         [[content(part) for part in where.split("+")] for where in grid.sources(cell.group)],

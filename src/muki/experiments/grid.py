@@ -146,6 +146,14 @@ class Grid(_Section):
                     raise ValueError(f"settings: '{name}' names data set '{data}'; known: {', '.join(self.data)}")
         return self
 
+    def encoders_in(self, setting: Setting) -> list[str]:
+        """What teachers start from in a setting, in turn."""
+        return setting.encoders or [self.encoder]
+
+    def student_in(self, setting: Setting) -> str:
+        """What students start from in a setting."""
+        return setting.student or self.student or self.encoder
+
     def training_in(self, setting: Setting) -> TrainingConfig:
         """How students are trained in a setting."""
         changes = setting.training.model_dump(exclude_unset=True) if setting.training else {}

@@ -203,7 +203,7 @@ class Laboratory:
                 for i, path in enumerate(self.teachers)
             ],
             "student": {
-                "model": self.setting.student or self.grid.student or self.grid.encoder,
+                "model": self.grid.student_in(self.setting),
                 "max_length": self.grid.max_length, "prefix": self.setting.prefix,
             },
             "texts": {"path": self.files["pool"], "label": "label"},

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def encoders_of(grid: Grid, group: Group) -> list[str]:
     """What a group's teachers and students start from."""
     setting = grid.settings[group.setting]
-    return [*(setting.encoders or [grid.encoder]), setting.student or grid.student or grid.encoder]
+    return [*grid.encoders_in(setting), grid.student_in(setting)]
 
 
 def require_encoders(encoders: Iterable[str]) -> None:
@@ -36,7 +36,8 @@ def require_encoders(encoders: Iterable[str]) -> None:
             load_tokenizer(encoder)
         except StudentError as error:
             beside = "" if Path(encoder).is_dir() else "no such folder beside the grid file; as a Hub model: "
-            raise ConfigError(f"encoder '{encoder}': {beside}{error}") from error
+            problem = str(error).partition(": ")[2]  # without the student, which may be a teacher here
+            raise ConfigError(f"encoder '{encoder}': {beside}{problem}") from error
 
 
 def fine_tuned_teachers(grid: Grid, group: Group, task: Task) -> list[Path]:
@@ -45,7 +46,7 @@ def fine_tuned_teachers(grid: Grid, group: Group, task: Task) -> list[Path]:
     Groups of other data sets may want the same teacher (`en` and `en+zh`): one process makes it, the others wait.
     """
     setting = grid.settings[group.setting]
-    encoders = setting.encoders or [grid.encoder]
+    encoders = grid.encoders_in(setting)
     folders = []
     for i, (labels, rows) in enumerate(zip(task.groups, task.taught, strict=True)):
         encoder = encoders[i % len(encoders)]
