@@ -103,6 +103,23 @@ def test_the_split_of_a_data_set_is_what_is_read_and_part_of_its_fingerprint(mon
     assert test == again != train
 
 
+def test_a_configuration_of_a_data_set_is_named_behind_a_colon(monkeypatch: pytest.MonkeyPatch):
+    def load_dataset(name: str, subset: str | None = None, **how: Any) -> list[dict[str, Any]]:
+        if subset is None:
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['cola', 'sst2']\nMore"
+            )
+        return [{"text": f"{name}, {subset}"}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    assert list(read("team/set:sst2")) == [Text(0, "team/set, sst2")]
+    assert source_fingerprint("team/set:sst2", Columns()) != source_fingerprint("team/set:cola", Columns())
+    with pytest.raises(
+        TextsError, match=r"available configs: \['cola', 'sst2'\]\); give one of them as 'team/set:NAME'$"
+    ):
+        list(read("team/set"))
+
+
 def test_a_file_has_the_fingerprint_of_its_bytes_and_columns_wherever_it_lies(tmp_path: Path):
     rows: list[dict[str, object]] = [{"text": "a", "body": "b"}]
     for name in ("here", "there"):

@@ -85,7 +85,8 @@ class TextsConfig(_Named):
 
     needed = "path"
     path: str = Field(
-        description="jsonl, csv, tsv, txt (also .gz), parquet, a folder of these, a URL, or a Hub data set"
+        description="jsonl, csv, tsv, txt (also .gz), parquet, a folder of these, a URL, or a Hub data set "
+        "(`org/name` or `org/name:configuration`)"
     )
     text: str = Field("text", description="column of the text")
     text_pair: str | None = Field(None, description="column of the second text of a pair")

@@ -163,6 +163,7 @@ def _parquet(file: TextFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
+    """The rows of a Hub data set, `org/name` or, of several configurations, `org/name:configuration`."""
     try:
         import datasets
     except ImportError:
@@ -171,11 +172,14 @@ def _from_hub(name: str, columns: Columns, split: str | None) -> Iterator[Text]:
             "install 'muki[datasets]'"
         ) from None
     try:
-        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+        rows = datasets.load_dataset(*name.split(":", 1), split=split or "train", streaming=True)
     except Exception as error:  # the library raises many kinds here
+        said, remedy = first_line(error), ""
+        if "Config name is missing" in said:
+            said, remedy = " ".join(str(error).split("\n")[:2]), f"; give one of them as '{name}:NAME'"
         raise TextsError(
             f"texts '{name}': no such file or folder{_looked_in(name)}, and not a Hub data set that can be read "
-            f"({first_line(error)})"
+            f"({said}){remedy}"
         ) from None
     return _from_rows(_numbered(_with_label_names(rows, columns.label), name), columns)
 
