@@ -361,6 +361,26 @@ def test_a_teacher_that_two_data_sets_share_is_made_by_one_process(settings: Gri
     assert sorted(made) == sorted(found[0])
 
 
+def test_a_teacher_that_cannot_be_made_is_tried_once_and_fails_every_cell(
+    settings: Grid, monkeypatch: pytest.MonkeyPatch
+):
+    tried = []
+
+    def fails(_: str, rows: Any, folder: Path, **more: Any) -> None:
+        tried.append(folder)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(teachers, "finetune", fails)
+    monkeypatch.setattr(harness, "require_encoders", lambda encoders: None)  # the fixture's is only a file
+    both = settings.model_copy(
+        update={"methods": {name: PRESETS[name] for name in ("muki", "vanilla-kd")}, "seeds": [0]}
+    )
+    assert [record["error"] for record in compare(both)] == ["RuntimeError: out of memory"] * 2
+    assert len(tried) == 1
+    compare(both)  # started again, it is tried again
+    assert len(tried) == 2
+
+
 # --- the committed grids ---------------------------------------------------------------------------------------------
 
 

@@ -180,10 +180,19 @@ class Laboratory:
         """Whether teachers must read the test texts: only an ensemble needs that."""
         return any(cell.method.student == "none" and cell.trained for cell in cells_of(self.grid, self.group))
 
-    @cached_property
+    @property
     def teachers(self) -> list[Path]:
-        """Folders of the fine-tuned teachers."""
-        return fine_tuned_teachers(self.grid, self.group, self.task)
+        """Folders of the fine-tuned teachers; where one cannot be made, every cell that asks is told so at once."""
+        if isinstance(self._teachers, Exception):
+            raise self._teachers
+        return self._teachers
+
+    @cached_property
+    def _teachers(self) -> list[Path] | Exception:
+        try:
+            return fine_tuned_teachers(self.grid, self.group, self.task)
+        except Exception as error:
+            return error
 
     @cached_property
     def files(self) -> dict[str, str]:
