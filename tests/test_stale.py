@@ -104,6 +104,39 @@ def test_texts_that_the_settings_name_and_the_run_has_not_are_not_passed_over(tm
     assert (root / "report" / "metrics.json").read_bytes() == metrics
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prefix": "query: "}, "settings (teachers.0.prefix '' there, query:  here)"),
+        ({"labels": {"sports": "sport"}}, "settings (teachers.0.labels {} there, {'sports': 'sport'} here)"),
+        (None, "teachers (2 there, 3 here)"),
+    ],
+)
+def test_teachers_that_were_not_scored_so_are_not_passed_over(
+    change: dict[str, Any] | None, said: str, tmp_path: Path, finished: Folder
+):
+    content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
+    shutil.copytree(finished.root, tmp_path / "run")
+    content["output"] = str(tmp_path / "run")
+    if change:
+        content["teachers"][0] |= change
+    else:
+        content["teachers"].append({**content["teachers"][0], "name": "third"})
+    for stage in (stages.supervise, stages.train, stages.evaluate):
+        with pytest.raises(StaleError) as caught:
+            stage(make_config(content, "test"))
+        assert f"run: the scoring there was made with other {said}; run `muki run` first" in str(caught.value)
+
+
+def test_teachers_that_were_moved_are_the_same(tmp_path: Path, finished: Folder):
+    content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    here = {**content, "output": str(root)}
+    content["teachers"][0]["model"] = str(tmp_path / "gone" / "teacher")
+    write_yaml(root / "config.yaml", content)
+    stages.supervise(make_config(here, "test"))
+
+
 def test_a_run_whose_texts_are_gone_can_still_be_evaluated(tmp_path: Path, finished: Folder):
     root = Path(shutil.copytree(finished.root, tmp_path / "run"))
     content = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))

@@ -220,5 +220,9 @@ def _spent(run: RunFolder, stage: str, seconds: float) -> None:
 
 def _scored(config: RunConfig, run: RunFolder | None = None) -> tuple[RunFolder, list[TeacherRecord], LabelSpace]:
     """What the scoring stage left for later stages."""
+    from muki.stale import require_teachers
+
     run = run or RunFolder(Path(config.output))
-    return run, *scored_teachers(run)
+    records, space = scored_teachers(run)
+    require_teachers(config, run)
+    return run, records, space

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from muki.config import IN_MEMORY, RunConfig
+from muki.config import IN_MEMORY, RunConfig, load_config
 from muki.errors import RunFolderError, StaleError
 from muki.files import is_remote, read_json
 from muki.integration.pool import scored_pool
@@ -42,6 +42,22 @@ def require_described(config: RunConfig, run: RunFolder) -> None:
         raise _stale(run.supervision, "the supervision", changed, "supervise")
     if changed := _changed_training(config, run):
         raise _stale(run.student, "the student", changed, "train")
+
+
+def require_teachers(config: RunConfig, run: RunFolder) -> None:
+    """The teachers that were scored are those that the settings name, with the same labels, prefixes and lengths.
+
+    Raises:
+        StaleError: they are others.
+    """
+    here, there = _teachers(config.absolute()), _teachers(load_config(run.config))
+    for teacher in here.keys() & there.keys():
+        before = Path(there[teacher]["model"])
+        if before.is_absolute() and not before.exists():  # moved, which changes nothing
+            there[teacher]["model"] = here[teacher]["model"]
+    same = here.keys() == there.keys()
+    if changed := _changed(there, here) if same else f"teachers ({len(there)} there, {len(here)} here)":
+        raise _stale(run.root, "the scoring", changed, "run")
 
 
 def require_texts(config: RunConfig, run: RunFolder) -> None:
@@ -137,8 +153,12 @@ def _changed(there: dict[str, Any], here: dict[str, Any]) -> str:
     return f"settings ({'; '.join(differ[:_NAMED])}{more})" if differ else ""
 
 
+def _teachers(config: RunConfig) -> dict[str, dict[str, Any]]:
+    return {f"teachers.{i}": teacher.model_dump() for i, teacher in enumerate(config.teachers)}
+
+
 def _value(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or "''"
 
 
 def _stale(folder: Path, what: str, others: str, stage: str) -> StaleError:
