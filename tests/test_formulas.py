@@ -1,5 +1,8 @@
 """The formulas, with numbers worked by hand, and the two identities of the method."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,8 @@ from muki.certainty import certainty, certainty_error
 from muki.config import TrainingConfig
 from muki.errors import TextsError
 from muki.formulas import entropy, integrate_distributions, kl_divergence, log_softmax, logsumexp, pad, softmax
-from muki.integration.supervision import mean_one
+from muki.integration.supervision import mean_one, raw_weights
+from muki.methods import PRESETS, Method
 from muki.routing.weights import hard_weights, margin, soft_weights
 
 rng = np.random.default_rng(0)
@@ -86,18 +90,28 @@ def test_margin_of_teachers_that_all_agree_is_the_best_score():
     assert margin([[0.9, 0.8]], np.array([[3, 3]])) == pytest.approx([0.9 + 1e-6])
 
 
-def test_margin_of_teachers_that_all_agree_is_not_the_smallest_where_scores_go_below_0():
+def test_margin_of_teachers_that_all_agree_is_above_the_score_of_one_that_knows_nothing():
     scores = np.array([[-1.0, -2.0], [-1.0, -1.3], [-5.0, -4.0]])
-    found = margin(scores, np.array([[3, 3], [3, 4], [3, 4]]))
+    found = margin(scores, np.array([[3, 3], [3, 4], [3, 4]]), nothing=-5.0)
     assert found == pytest.approx([4.0 + 1e-6, 0.3 + 1e-6, 1.0 + 1e-6])
 
 
-def test_margin_of_some_texts_is_that_which_they_have_among_all():
-    scores, predictions = np.array([[1.0, -0.5], [-3.0, -2.0]]), np.array([[3, 3], [3, 4]])
-    among_all = margin(scores, predictions)
-    assert among_all == pytest.approx([4.0 + 1e-6, 1.0 + 1e-6])
-    assert margin(scores[:1], predictions[:1], lowest=scores.min()) == among_all[:1]
-    assert margin(scores[:1] + 3, predictions[:1], lowest=0.5) == pytest.approx([4.0 + 1e-6])
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        (PRESETS["muki-no-mc"], [0.9, 0.2]),  # a certainty: nothing is 0
+        (Method(score="energy"), [0.4, 0.2]),  # logits have no such point: nothing is the lowest of the pool
+        (Method(score="entropy", calibration="standardise"), [0.4, 0.2]),
+    ],
+    ids=lambda one: one.score if isinstance(one, Method) else "",
+)
+def test_where_all_agree_the_weight_is_measured_from_a_teacher_that_knows_nothing(method: Method, wanted: list[float]):
+    scores, predictions = np.array([[0.9, 0.6], [0.7, 0.5]]), np.array([[3, 3], [3, 4]])
+    routing: Any = SimpleNamespace(scores=scores)
+    among_all = raw_weights(routing, predictions, method)
+    assert among_all == pytest.approx(np.array(wanted) + 1e-6)
+    first: Any = SimpleNamespace(scores=scores[:1])
+    assert raw_weights(first, predictions[:1], method, scores.min()) == among_all[:1]  # one text as among all
 
 
 def test_margin_is_the_plain_one_where_no_class_is_shared():

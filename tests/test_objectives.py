@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from muki.labels import union
+from muki.labels import LabelSpace, union
 from muki.student.losses import integration_loss, maximum_mean_discrepancy, squared_error, within_group_loss
 from muki.student.objectives import (
     CommonFeatures,
@@ -203,6 +203,20 @@ def made(name: str, seed: int = 0) -> Any:
     states = (np.zeros((3, 5, 8), np.float16), np.zeros((3, 3, 4), np.float16))
     supervision: Any = SimpleNamespace(states=states)
     return make_objective(name, model, supervision, SPACE, seed)
+
+
+def test_where_all_teachers_know_all_labels_the_decoupled_loss_weighs_which_label():
+    shared = LabelSpace(SPACE.labels, {name: tuple(range(4)) for name in SPACE.columns})
+    model: Any = SimpleNamespace(config=None)
+    objective = make_objective("decoupled", model, cast("Any", None), shared)
+    assert cast("Any", objective).groups == [[0], [1], [2], [3]]
+    target = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]])
+    losses = [
+        objective.of_logits(torch.zeros(2, 4), {"target": target, "weight": torch.tensor(weight)})
+        for weight in ([0.0, 2.0], [1.0, 1.0], [2.0, 0.0])
+    ]
+    plain = (target * (target * 4).log()).sum(dim=-1)
+    torch.testing.assert_close(losses, [plain[1], plain.mean(), plain[0]])
 
 
 def test_objectives_are_laid_out_for_the_student_and_the_teachers():

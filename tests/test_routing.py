@@ -179,6 +179,19 @@ def test_a_text_is_not_its_own_neighbour_however_few_there_are():
     assert neighbour_distance(x[:1], x[:1]).shape == (1,)
 
 
+def test_a_teacher_that_tells_no_text_from_another_hides_no_foreign_text():
+    rng = np.random.default_rng(0)
+    foreign = np.arange(800) >= 640
+    view = unit_length(rng.normal(size=(800, 24)))
+    telling = rng.normal(size=800) - 4 * foreign
+    found = [
+        ForeignTexts.fit(view, usual, known=telling)(view, usual)
+        for usual in (telling[:, None], np.stack([telling, np.zeros(800)], axis=-1))
+    ]
+    np.testing.assert_array_equal(*found)
+    assert found[1][foreign].mean() > 0.3 > 0.05 > found[1][~foreign].mean()
+
+
 def test_hardly_any_text_of_a_small_pool_is_foreign():
     rng = np.random.default_rng(0)
     x, usual = unit_length(rng.normal(size=(152, 24))), rng.normal(size=(152, 2))
@@ -210,6 +223,9 @@ def test_standardised_scores_have_mean_0_and_deviation_1():
     assert z.mean() == pytest.approx(0)
     assert z.std() == pytest.approx(1)
     assert standardise(np.full(3, 7.0))(np.array([7.0])) == pytest.approx(0)
+    alike = np.full(20, 0.1) * np.arange(1, 21) / np.arange(1, 21)  # equal but for rounding
+    assert np.ptp(alike) > 0
+    assert not standardise(alike)(alike).any()
 
 
 def test_a_mixture_gives_the_log_odds_of_the_higher_hump_whatever_its_share():
@@ -668,6 +684,14 @@ def test_instance_weights_follow_the_method():
             "tolerance: 0.1 would change nothing without dropout passes; leave it out",
         ),
         ({"score": "gold", "tolerance": 0.1}, "score: gold reads the labels alone, so tolerance would change nothing"),
+        (
+            {"objective": "uhc"},
+            "objective: uhc routes no text, so passes, reweight would change nothing; leave it out",
+        ),
+        (
+            {"student": "merged", "score": "entropy", "calibration": "standardise", "reweight": "none"},
+            "student: merged routes no text, so calibration would change nothing; leave it out",
+        ),
         ({"score": "entropy+mud", "calibration": "standardise"}, "score: unknown routing score 'mud'; known: "),
     ],
 )
@@ -685,6 +709,17 @@ def test_a_pool_of_one_teacher_alone_breaks_nothing():
     everything = np.log(np.tile([1.0, 1e-9], (300, 1)))
     evidence = Evidence.fit([everything], np.zeros((300, 2)), two(300))
     assert np.isfinite(evidence.log_weights([everything], np.zeros((300, 2)))).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_of_one_text_are_no_evidence_for_a_teacher(seed: int):
+    rng = np.random.default_rng(seed)
+    outputs = [
+        made(np.tile(z, (20, 1)), features=np.tile(rng.normal(size=8), (20, 1))) for z in rng.normal(size=(2, 2))
+    ]
+    space = LabelSpace(("a", "b", "c", "d"), {"x": (0, 1), "y": (2, 3)})
+    view = np.tile(rng.normal(size=24), (20, 1)).astype(np.float16)
+    np.testing.assert_allclose(fit_router(PLUS, outputs, space, view)(outputs, view).weights, 0.5)
 
 
 # --- texts that belong to nobody --------------------------------------------------------------------------------------

@@ -97,21 +97,24 @@ class Method(BaseModel):
             )
         if self.tolerance is not None and not self.passes:
             raise ValueError(f"tolerance: {self.tolerance:g} would change nothing without dropout passes; leave it out")
+        if self.objective == "uhc" or self.student == "merged":
+            unrouted = "objective: uhc" if self.objective == "uhc" else "student: merged"
+            self._refuse_idle(f"{unrouted} routes no text", "reweight")
         return self
 
     def _reads_labels_alone(self) -> Self:
-        """Refuse what a ceiling would do for nothing."""
-        given = {
-            "passes": self.passes > 0,
-            "tolerance": self.tolerance is not None,
-            "calibration": self.calibration != "none",
-            "refinement": self.refines,
-        }
-        if idle := [key for key, set_ in given.items() if set_]:
-            raise ValueError(
-                f"score: {GOLD} reads the labels alone, so {', '.join(idle)} would change nothing; leave it out"
-            )
+        self._refuse_idle(f"score: {GOLD} reads the labels alone")
         return self
+
+    def _refuse_idle(self, why: str, *more: str) -> None:
+        """Refuse what would be done for nothing: how scores are made, and `more`."""
+        idle = [
+            key
+            for key in ("passes", "tolerance", "calibration", "refinement", *more)
+            if getattr(self, key) not in (0, None, "none")
+        ]
+        if idle:
+            raise ValueError(f"{why}, so {', '.join(idle)} would change nothing; leave it out")
 
     @property
     def needs_gold(self) -> bool:

@@ -14,6 +14,7 @@ from muki.errors import TextsError
 from muki.formulas import Array
 from muki.integration.router import Routing
 from muki.methods import Method
+from muki.routing.scores import SCORES
 from muki.routing.weights import margin
 
 
@@ -52,7 +53,9 @@ def raw_weights(routing: Routing, predictions: NDArray[np.int64], method: Method
         result: Array = routing.scores.max(axis=-1)  # a text that belongs to nobody teaches nothing
         return result
     if method.reweight == "margin":
-        return margin(routing.scores, predictions, lowest)
+        certain = method.calibration == "none" and SCORES[method.score].is_certainty
+        floor = routing.scores.min() if lowest is None else lowest
+        return margin(routing.scores, predictions, nothing=0.0 if certain else float(floor))
     if method.reweight == "probability":
         return right_probability(routing.probabilities, predictions) * (1 - routing.foreign)
     return np.ones(len(predictions))

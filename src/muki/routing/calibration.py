@@ -15,11 +15,14 @@ from scipy.stats import norm
 from muki.formulas import Array, softmax
 
 Scale = Callable[[Array], Array]
+_ROUNDING = 1e-9  # of their size, by which equal scores may differ
 
 
 def standardise(pool: Array) -> Scale:
-    """Mean 0 and standard deviation 1 over the pool."""
-    center, spread = pool.mean(), max(float(pool.std()), 1e-12)
+    """Mean 0 and standard deviation 1 over the pool; 0 for all where the pool's differ by rounding alone."""
+    center, spread = pool.mean(), float(pool.std())
+    if spread <= _ROUNDING * np.abs(pool).max():
+        return np.zeros_like
     return lambda scores: (scores - center) / spread
 
 

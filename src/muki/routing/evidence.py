@@ -71,12 +71,12 @@ class Evidence:
 
 
 def tempered(voices: Sequence[Array], exponents: Array) -> Array:
-    """`log Π_j w_j^κ_j`, normalised over the teachers; shape (n, N)."""
+    """`log Π_j w_j^β_j`, normalised over the teachers; shape (n, N)."""
     return log_softmax(np.tensordot(exponents, np.stack(voices), axes=1))
 
 
 def temper(voices: Sequence[Array], choices: NDArray[np.int64], start: Array) -> Array:
-    """The κ_j in [0.002, 2.7] with which `Π_j w_j^κ_j` predicts an independent judge's choices best, shape (J,).
+    """The β_j in [0.002, 2.7] with which `Π_j w_j^β_j` predicts an independent judge's choices best, shape (J,).
 
     Args:
         voices: log weights, each of shape (n, N).

@@ -6,17 +6,18 @@ and added up, these two say how far out a text lies, x. Texts that belong to som
 the mode m of x; foreign ones make a bump on the right. The left side, mirrored, is what the right side would be without
 them, and the excess is foreign:
 
-    P(foreign | x) = max(0.01 Φ((x − m) / h), 1 − f(2m − x) / f(x))    and never less for a text farther out
+    P(foreign | x) = max(0.01 Φ((x − m) / h), 1 − f(2m − x) / f(x))    for x > m, and never less for a text farther out
 
-Here h is the width of the left side, and the floor keeps the texts in order where nothing is in excess. This is a local
+Left of the mode there is the first term alone. Here h is the width of the left side, and the floor keeps the texts in order where nothing is in excess. This is a local
 false discovery rate (Efron 2004) whose null distribution comes from symmetry.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import gaussian_kde, norm
 
 from muki.formulas import Array
@@ -37,6 +38,7 @@ class ForeignTexts:
         references: neutral view of some texts of the pool that teachers know, shape (m, H), rows of length 1.
         isolation: scale of the distance to the neighbours.
         strangeness: scale of how unusual a text is for the teacher that it is most usual for.
+        telling: which teachers tell texts apart at all, shape (N,).
         places: how far out, ascending, shape (G,).
         probabilities: of being foreign there, shape (G,).
     """
@@ -44,6 +46,7 @@ class ForeignTexts:
     references: Array
     isolation: Scale
     strangeness: Scale
+    telling: NDArray[np.bool_]
     places: Array
     probabilities: Array
 
@@ -57,14 +60,18 @@ class ForeignTexts:
             known: how well the teacher that knows it best knows each text, shape (n,).
         """
         references = references_among(view[known >= np.median(known)])
-        isolation, strangeness = standardise(neighbour_distance(view, references)), standardise(-usual.max(axis=-1))
-        fitted = cls(references, isolation, strangeness, np.zeros(1), np.zeros(1))
+        telling = np.ptp(usual, axis=0) > 0
+        telling = telling if telling.any() else np.ones_like(telling)
+        isolation = standardise(neighbour_distance(view, references))
+        strangeness = standardise(-usual[:, telling].max(axis=-1))
+        fitted = cls(references, isolation, strangeness, telling, np.zeros(1), np.zeros(1))
         places, probabilities = excess_on_the_right(fitted.how_far_out(view, usual))
-        return cls(references, isolation, strangeness, places, probabilities)
+        return replace(fitted, places=places, probabilities=probabilities)
 
     def how_far_out(self, view: Array, usual: Array) -> Array:
         """x, in standard deviations of its two parts; shape (n,)."""
-        return self.isolation(neighbour_distance(view, self.references)) + self.strangeness(-usual.max(axis=-1))
+        strange = -usual[:, self.telling].max(axis=-1)
+        return self.isolation(neighbour_distance(view, self.references)) + self.strangeness(strange)
 
     def __call__(self, view: Array, usual: Array) -> Array:
         """P(foreign) of each text, shape (n,), in [0, 1]; arguments as the first two of `fit`."""

@@ -59,16 +59,15 @@ def log_agreement(log_class: Array, distributions: Sequence[Array], columns: Seq
     return np.stack(agreement, axis=-1)
 
 
-def margin(scores: ArrayLike, predictions: NDArray[np.int64] | None = None, lowest: float | None = None) -> Array:
+def margin(scores: ArrayLike, predictions: NDArray[np.int64] | None = None, nothing: float = 0.0) -> Array:
     """How clearly one teacher is surer than those that contradict it: `s₍₁₎ − s₍₂₎ + 1e-6`.
 
     Args:
         scores: shape (n, N).
         predictions: each teacher's top class as an index into the union, shape (n, N). Where label sets overlap, a
             teacher that gives the same class as the surest one does not contradict it, so the second best is looked
-            for among the others; if all agree, it counts as 0, the certainty of a teacher that knows nothing, or as the
-            lowest score where it is below 0. Without shared classes this is the plain margin.
-        lowest: of the pool's scores; by default of these.
+            for among the others; if all agree, it counts as `nothing`. Without shared classes this is the plain margin.
+        nothing: the score of a teacher that knows nothing: 0 for a certainty, else the lowest in the pool.
 
     Returns:
         shape (n,), positive.
@@ -81,7 +80,6 @@ def margin(scores: ArrayLike, predictions: NDArray[np.int64] | None = None, lowe
     else:
         conflicts = predictions != np.take_along_axis(predictions, best[:, None], axis=-1)
     second = np.where(conflicts, s, -np.inf).max(axis=-1)
-    nothing = s.min(initial=0.0) if lowest is None else min(0.0, lowest)
     second = np.where(conflicts.any(axis=-1), second, nothing)
     result: Array = first - second + MARGIN_FLOOR
     return result

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from muki.hidden_states import mean_state
+from muki.routing.overlap import decided_groups
 from muki.student.losses import (
     decoupled_loss,
     integration_loss,
@@ -142,7 +143,7 @@ def make_objective(
     if name == "uhc":
         return WithinGroups(list(space.columns.values()))
     if name == "decoupled":
-        return Decoupled(space.groups)
+        return Decoupled(decided_groups(list(space.columns.values()), len(space.labels)))
     if name in ("dfa", "cfl"):
         config: Any = student.config
         shapes = [(states.shape[1] - 1, states.shape[2]) for states in supervision.states]
