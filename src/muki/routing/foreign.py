@@ -8,8 +8,9 @@ them, and the excess is foreign:
 
     P(foreign | x) = max(0.01 Φ((x − m) / h), 1 − f(2m − x) / f(x))    for x > m, and never less for a text farther out
 
-Left of the mode there is the first term alone. Here h is the width of the left side, and the floor keeps the texts in order where nothing is in excess. This is a local
-false discovery rate (Efron 2004) whose null distribution comes from symmetry.
+Left of the mode there is the first term alone. Here h is the width of the left side, and the floor keeps the texts in
+order where nothing is in excess. This is a local false discovery rate (Efron 2004) whose null distribution comes from
+symmetry.
 """
 
 from __future__ import annotations
