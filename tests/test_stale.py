@@ -148,6 +148,7 @@ def test_a_run_whose_texts_are_gone_can_still_be_evaluated(tmp_path: Path, finis
     metrics.unlink()
     works("evaluate", root)
     assert json.loads(metrics.read_text(encoding="utf-8"))["student"] == before["student"]
+    works("evaluate", root, "--set", f"texts.path=elsewhere/{pool.name}")  # as in a run file of another folder
     for other in (tmp_path / "gone" / "other.jsonl", "org/another-data-set"):
         said = invoke("evaluate", root, "--set", f"texts.path={other}")
         assert said.exit_code == 2

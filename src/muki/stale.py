@@ -63,8 +63,8 @@ def require_teachers(config: RunConfig, run: RunFolder) -> None:
 def require_texts(config: RunConfig, run: RunFolder) -> None:
     """The texts that were cut are those that the settings name.
 
-    Files are compared by their bytes. Those that are gone are told by their name, and what is not on this machine by
-    its whole address: neither is read again.
+    Files are compared by their bytes. Those that are gone are told by their name, and what never was on this machine
+    by its whole address: neither is read again.
 
     Raises:
         StaleError: they are others.
@@ -78,7 +78,7 @@ def require_texts(config: RunConfig, run: RunFolder) -> None:
         elif source.exists():
             wanted = texts_fingerprint(part.path, columns, split=part.split, shard_rows=rows, limit=part.limit)
             same = cut.fingerprint == wanted
-        elif source.is_absolute():
+        elif Path(cut.source).is_absolute():
             same = Path(cut.source).name == source.name
         else:
             same = cut.source == part.path
