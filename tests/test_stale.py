@@ -131,10 +131,15 @@ def test_teachers_that_were_not_scored_so_are_not_passed_over(
 def test_teachers_that_were_moved_are_the_same(tmp_path: Path, finished: Folder):
     content = yaml.safe_load((finished.root / "config.yaml").read_text(encoding="utf-8"))
     root = Path(shutil.copytree(finished.root, tmp_path / "run"))
-    here = {**content, "output": str(root)}
+    config = make_config({**content, "output": str(root)}, "test")
+    made = json.loads((root / "supervision" / "supervision.json").read_text(encoding="utf-8"))["fingerprint"]
     content["teachers"][0]["model"] = str(tmp_path / "gone" / "teacher")
     write_yaml(root / "config.yaml", content)
-    stages.supervise(make_config(here, "test"))
+    assert stages.supervise(config) == made
+    content["teachers"][0]["model"] = str(tmp_path)  # there, and so another one
+    write_yaml(root / "config.yaml", content)
+    with pytest.raises(StaleError, match=r"made with other settings \(teachers\.0\.model "):
+        stages.supervise(config)
 
 
 def test_a_run_whose_texts_are_gone_can_still_be_evaluated(tmp_path: Path, finished: Folder):
