@@ -3,7 +3,8 @@
     python benchmarks/foreign.py GRID.yaml --foreign DATA_FOLDER … [--texts 400] [--data NAME …] [--output FILE.json]
 
 Takes the groups of a grid that `muki compare` has scored (`grids/routing.yaml`), one seed a data set; lets the teachers
-read texts of other data sets' tests, mixes them in, and prints the area under the ROC curve of P(foreign) and its mean.
+read texts of other data sets' tests, mixes them in, and prints the area under the ROC curve of P(foreign), that of each
+of its two parts alone, and the mean of P(foreign).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pools import METHOD, START, Pool, Record, arguments, report
 from scipy.stats import rankdata
 
 from muki.experiments.tasks import read_data
+from muki.formulas import Array
 from muki.integration.fitting import fit_router
 from muki.integration.router import usual_of
 from muki.preparation import load_from_config
-from muki.routing.density import unit_length
+from muki.routing.density import neighbour_distance, unit_length
 from muki.routing.foreign import ForeignTexts
 from muki.teachers.outputs import TeacherOutputs
 from muki.teachers.scoring import score_texts
@@ -40,11 +42,18 @@ def measured(pool: Pool, folders: list[Path], count: int) -> Record:
         x = unit_length(np.concatenate([pool.view, encoder.encode(texts)]))
         parts = fit_router(START, outputs, pool.space).parts(outputs)
         usual = usual_of(parts, METHOD)
-        p = ForeignTexts.fit(x, usual, known=parts.max(axis=1).sum(axis=-1))(x, usual)
-        outside = len(texts)
-        area = (rankdata(p)[-outside:].sum() - outside * (outside + 1) / 2) / (outside * len(pool.gold))
-        found[folder.name] = f"{area:.3f}, mean {p.mean():.3f}"
+        fitted = ForeignTexts.fit(x, usual, known=parts.max(axis=1).sum(axis=-1))
+        p, isolated = fitted(x, usual), neighbour_distance(x, fitted.references)
+        areas = [area(values, len(texts)) for values in (p, isolated, -usual.max(axis=-1))]
+        both, neighbours, distances = (f"{value:.3f}" for value in areas)
+        found[folder.name] = f"{both} (neighbours alone {neighbours}, distances {distances}), mean {p.mean():.3f}"
     return found
+
+
+def area(values: Array, outside: int) -> float:
+    """Under the ROC curve, of values that should be larger for the last `outside` texts."""
+    ranks = rankdata(values)[-outside:].sum() - outside * (outside + 1) / 2
+    return float(ranks / (outside * (len(values) - outside)))
 
 
 if __name__ == "__main__":
