@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import byte_bpe, model_and_tokenizer
+from tiny import byte_bpe, model_and_tokenizer, wordpiece
+from transformers import BartConfig, BartForSequenceClassification
 
 
 def copied(source: Path, folder: Path, **config: object) -> Path:
@@ -44,6 +45,35 @@ def gpt2(folder: Path, eos: bool) -> Path:
     model.config.pad_token_id = None
     model.save_pretrained(folder)
     byte_bpe(pad=False, eos=eos).save_pretrained(folder)
+    return folder
+
+
+def padded_beyond(folder: Path) -> Path:
+    """Its tokenizer got a padding token of its own, and its model no embedding for it."""
+    tokenizer = wordpiece()
+    tokenizer.add_special_tokens({"pad_token": "[NEW]"})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def without_mask(folder: Path) -> Path:
+    """Its tokenizer gives what FNet's does."""
+    tokenizer = wordpiece()
+    tokenizer.model_input_names = ["input_ids", "token_type_ids"]
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def bart(folder: Path) -> Path:
+    """An encoder with a decoder, which names its hidden states otherwise."""
+    tokenizer, ends = byte_bpe(), {"bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+    layers = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id, **layers, **ends,
+    )  # fmt: skip
+    BartForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

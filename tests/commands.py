@@ -7,7 +7,8 @@ import logging
 from click.testing import Result
 from typer.testing import CliRunner
 
-from muki.cli import _Run, app
+from muki.cli import app
+from muki.cli_base import CurrentRun
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
 
@@ -22,7 +23,7 @@ def invoke(*args: object, stdin: bytes | None = None, **environment: str) -> Res
     finally:
         logger.handlers[:], level, logger.propagate = before
         logger.setLevel(level)
-        _Run.config = None
+        CurrentRun.config = CurrentRun.settings = None
 
 
 def works(*args: object, stdin: bytes | None = None) -> Result:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import WORDS, save_encoder, save_teacher
 
-from muki.cli import _Run
+from muki.cli_base import CurrentRun
 
 pytest_plugins = ["commands", "runs", "refused", "interrupting"]  # for their fixtures, and asserts that show values
 
@@ -24,7 +24,7 @@ def _command_line_leaves_no_trace() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
-    _Run.config = None
+    CurrentRun.config = CurrentRun.settings = None
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,9 @@ def assert_refused(message: str, *args: object, continues: Path | None = None) -
     """Run a command that must stop with exactly this message; `continues`: of a run that may have begun."""
     result = muki(*args)
     more = continues is not None and (continues / "config.yaml").exists() and (continues / "texts").exists()
+    earlier = " with the settings of before" if " with the settings of before: " in result.stderr else ""
     expected = f"muki: {message}\n"
-    expected += f"What is done stays. To continue: muki run {continues}/config.yaml\n" if more else ""
+    expected += f"What is done stays. To continue{earlier}: muki run {continues}/config.yaml\n" if more else ""
     assert result.stderr == expected
     assert (result.exit_code, result.stdout) == (2, "")
 

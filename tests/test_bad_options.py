@@ -41,7 +41,11 @@ pytestmark = pytest.mark.usefixtures("alone")
         ({"teachers": [{"model": "a"}]}, ["teachers: two or more teachers are needed, found 1"]),
         (
             {"teachers": [{"model": "a", "name": "x"}, {"model": "b", "name": "x"}]},
-            ["teachers: name 'x' is given twice; names must differ"],
+            ["teachers: name 'x' is given twice; names must differ, and not in upper and lower case alone"],
+        ),
+        (
+            {"teachers": [{"model": "a", "name": "x"}, {"model": "b", "name": "X"}]},
+            ["teachers: name 'X' is given twice; names must differ, and not in upper and lower case alone"],
         ),
         (
             {
@@ -90,7 +94,8 @@ pytestmark = pytest.mark.usefixtures("alone")
     ],
     ids=[
         "unknown key", "unlike any key", "unknown key in a section", "unknown training key", "a key of ours",
-        "not a number", "unknown method", "no pass", "one pass", "one teacher", "one name twice", "many at once",
+        "not a number", "unknown method", "no pass", "one pass", "one teacher", "one name twice",
+        "one name in two cases", "many at once",
         "a colon in text", "passes for a score without dropout", "a ceiling with passes", "two in training",
     ],
 )  # fmt: skip
@@ -169,6 +174,12 @@ def test_a_wrong_path_is_answered_before_heavy_imports(tmp_path: Path):
     [
         (["score", "run.yaml", "--address", "auto"],
          "--address auto: is of a Ray cluster; add --engine ray, or leave it out"),
+        (["score", "run.yaml", "--processes", "2", "--shard-of", "1/2"],
+         "--processes 2: with --shard-of each call is one process; leave one of them out"),
+        (["score", "run.yaml", "--engine", "ray", "--processes", "2"],
+         "--processes 2: with --engine ray the cluster shares the work; leave one of them out"),
+        (["score", "run.yaml", "--engine", "ray", "--shard-of", "1/2"],
+         "--shard-of 1/2: with --engine ray the cluster shares the work; leave one of them out"),
         (["predict", "model", "--texts", "-", "-o", "-", "--text-column", "body"],
          "muki predict: standard input has no columns; leave --text-column and --text-pair-column out"),
         (["inspect", "run.yaml", "--texts", "pool.jsonl"],

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
-from broken import copied, cut_short, gpt2, own_code, without
+from broken import bart, copied, cut_short, gpt2, own_code, padded_beyond, without, without_mask
 from refused import REMOTE, assert_refused, muki, work, works
 from safetensors.torch import load_file
+from tiny import wordpiece
 
+from muki.config import StudentConfig
 from muki.errors import StudentError
-from muki.view import finite_unit_length
+from muki.texts import Text
+from muki.view import Encoder, finite_unit_length
 
 pytestmark = pytest.mark.usefixtures("alone")
+
+EMBEDDINGS = len(wordpiece())  # of the tiny encoder
 
 BAD_STUDENTS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], str]]] = {
     "missing": (
@@ -45,6 +53,23 @@ BAD_STUDENTS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
         lambda p, good: own_code(good, p),
         lambda p: f"student: {REMOTE}",
     ),
+
+    "pads with a token that the model does not know": (
+        lambda p, good: padded_beyond(copied(good, p)),
+        lambda p: (
+            f"student '{p}': its tokenizer pads with token {EMBEDDINGS} ([NEW]), and its model has embeddings for "
+            f"{EMBEDDINGS} tokens only; give the tokenizer that the model was trained with, or one that pads with a "
+            "token the model knows (tokenizer.pad_token = tokenizer.eos_token, then save_pretrained)"
+        ),
+    ),
+
+    "without attention mask": (
+        lambda p, good: without_mask(copied(good, p)),
+        lambda p: (
+            "student: its tokenizer gives no attention mask (model_input_names: input_ids, token_type_ids), so that "
+            "its answer for a text would depend on the padding of the batch; choose a model that takes one"
+        ),
+    ),
 }  # fmt: skip
 
 
@@ -57,6 +82,69 @@ def test_a_student_that_cannot_be_used_costs_nothing_that_is_finished(kind, tmp_
     assert work(tmp_path / "run") == before
     works(*continued())
     assert work(tmp_path / "run") == before
+
+
+BAD_TRAINING = {
+    "training.optim=adamw_bnb_8bit": "training: transformers refuses these settings (ImportError: ",
+    "training.report_to=wandb": "training: transformers refuses these settings (RuntimeError: WandbCallback requires",
+    "training.lr_scheduler_type=cosine_with_min_lr": (
+        "training: transformers refuses these settings (ValueError: One of min_lr or min_lr_rate should be set"
+    ),
+    "training.gradient_accumulation_steps=0": (
+        "training: gradient_accumulation_steps is 0; expected a whole number of 1 or more"
+    ),
+    "training={patience: 2, holdout: 0}": (
+        "training: patience counts evaluations on held-out texts, and there are none; set training.holdout above 0"
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", BAD_TRAINING)
+def test_settings_that_transformers_cannot_train_with_are_refused_before_anything_is_scored(
+    setting, integrate, tmp_path
+):
+    if "bnb" in setting and importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed, and so nothing is wrong")
+    refused = muki(*integrate("--set", setting))
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"muki: {BAD_TRAINING[setting]}")
+    assert not (tmp_path / "run" / "scores").exists()
+
+
+def test_settings_that_cannot_be_trained_with_are_refused_by_the_stage_alone(continued, tmp_path):
+    continued()
+    refused = muki("train", tmp_path / "run", "--set", "training.lr_scheduler_type=cosine_with_min_lr")
+    assert refused.exit_code == 2
+    assert "training: transformers refuses these settings (ValueError: One of min_lr" in refused.stderr
+
+
+@pytest.mark.parametrize("method", ["dfa", "cfl"])
+def test_a_student_that_shows_no_layers_is_refused_where_they_are_imitated(method, integrate, tmp_path):
+    refused = muki(*integrate("--set", f"method={method}", student=bart(tmp_path / "bart")))
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(
+        f"muki: student '{tmp_path}/bart': BartForSequenceClassification shows 0 hidden states, and method.objective "
+        f"'{method}' imitates the teachers' at every layer; choose an encoder, or another method"
+    )
+    assert not (tmp_path / "run" / "scores").exists()
+
+
+def test_after_a_refused_change_it_is_said_that_a_run_continues_without_it(continued, tmp_path):
+    works(*continued())
+    refused = muki("run", tmp_path / "run", "--set", "student.model=nowhere/at/all")
+    assert f"What is done stays. To continue with the settings of before: muki run {tmp_path}/run" in refused.stderr
+    shutil.rmtree(tmp_path / "run" / "supervision")
+    next((tmp_path / "run" / "scores").rglob("*.parquet")).unlink()
+    assert f"\nWhat is done stays. To continue: muki run {tmp_path}/run" in muki("supervise", tmp_path / "run").stderr
+
+
+def test_an_encoder_that_fails_on_a_text_says_so_in_one_line(encoder, monkeypatch):
+    reads = Encoder(StudentConfig(model=str(encoder)))
+    for error, said in ((torch.OutOfMemoryError("no more"), r"out of memory \(no more\); set student.max_length lower"),
+                        (RuntimeError("odd"), r"fails on a batch of texts \(RuntimeError: odd\)")):  # fmt: skip
+        monkeypatch.setattr(reads.model, "forward", mock.Mock(side_effect=error))
+        with pytest.raises(StudentError, match=f"^student: its encoder .*{said}"):
+            reads.encode([Text(0, "a late goal")])
 
 
 @pytest.mark.parametrize("command", ["integrate", "finetune", "predict"])

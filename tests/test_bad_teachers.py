@@ -100,7 +100,8 @@ BAD_TEACHERS: dict[str, tuple[Callable[[Path, Path], object], Callable[[Path], s
         lambda p, good: save_teacher(p, "bert", ["LABEL_0", "LABEL_1"]),
         lambda p: (
             "label names LABEL_0, LABEL_1 say nothing, and would be merged with another teacher's; name them in the "
-            "run file (`muki inspect --init` writes one):\n    - model: ...\n      labels:\n        LABEL_0: <name>\n"
+            "run file (`muki inspect --init` writes one; muki.wrap_teacher takes the names of a loaded model):"
+            "\n    - model: ...\n      labels:\n        LABEL_0: <name>\n"
             "        LABEL_1: <name>"
         ),
     ),

@@ -16,6 +16,13 @@ from tiny import save_teacher
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import muki
+from muki.errors import ConfigError
+
+
+def test_one_name_is_no_list_of_teachers(tmp_path: Path, encoder: Path):
+    for teachers in ("teachers/a", Path("teachers/a"), None):
+        with pytest.raises(ConfigError, match=r"^muki.integrate: teachers is .*; expected two or more in a list"):
+            muki.integrate(teachers, str(encoder), ["a late goal"], output=tmp_path / "run")
 
 
 def test_loaded_models_pipelines_and_teachers_are_teachers(
@@ -31,7 +38,7 @@ def test_loaded_models_pipelines_and_teachers_are_teachers(
         used,
         muki.load_teacher(str(desk), name="the desk", max_length=32),
     ]
-    settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}}
+    settings: dict[str, Any] = {**QUICK, "method": {"passes": 2}, "scoring": {"batch_tokens": 64}}
 
     # with every call, so no loaded tokenizer is the same after a look at it.
     memory = muki.integrate(loaded, str(encoder), pool_texts, output=tmp_path / "loaded", **settings)
@@ -49,8 +56,9 @@ def test_loaded_models_pipelines_and_teachers_are_teachers(
     np.testing.assert_array_equal(ours.table("supervision")["target"], theirs.table("supervision")["target"])
     assert memory.student == tmp_path / "loaded" / "student"
 
-    asked = yaml.safe_load((memory.folder / "config.yaml").read_text(encoding="utf-8"))["teachers"]
-    assert [one["max_length"] for one in asked] == [32, 32, 32]
+    asked = yaml.safe_load((memory.folder / "config.yaml").read_text(encoding="utf-8"))
+    assert [one["max_length"] for one in asked["teachers"]] == [32, 32, 32]
+    assert asked["scoring"]["batch_tokens"] == 64
     assert "(in memory)" not in (memory.student / "README.md").read_text(encoding="utf-8")
 
 

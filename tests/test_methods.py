@@ -19,12 +19,13 @@ from tiny import model_and_tokenizer, save_teacher
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from muki import pipeline as stages
-from muki.config import apply_overrides, make_config
+from muki.config import make_config
 from muki.errors import ConfigError, TeacherError
 from muki.integration.pool import load_outputs
 from muki.integration.store import load_supervision
 from muki.labels import LabelSpace, union
 from muki.methods import PRESETS, Method, preset_name
+from muki.overrides import apply_overrides
 from muki.run_folder import RunFolder
 from muki.student import trainer, training
 from muki.student.losses import decoupled_loss, integration_loss, maximum_mean_discrepancy, within_group_loss
@@ -167,6 +168,15 @@ def test_weight_merge_averages_bases_and_pads_heads(settings: Any, tmp_path: Pat
     assert pipeline("text-classification", model=str(result.student))("a late goal")[0]["label"] in (
         "sports", "politics", "film",
     )  # fmt: skip
+
+
+def test_a_merged_student_reads_texts_with_the_prefix_of_its_teachers(settings: Any, tmp_path: Path):
+    content = settings(method="weight-merge")
+    for teacher in content["teachers"]:
+        teacher["prefix"] = "query: "
+    assert make_config(content, "test").student.prefix == "query: "
+    content["teachers"][0]["prefix"] = ""
+    assert make_config(content, "test").student.prefix == ""
 
 
 def test_weight_merge_takes_adapters_of_one_base(settings: Any, tmp_path: Path, encoder: Path):

@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, pipeline
 
 import muki
 from muki import pipeline as stages
-from muki.config import apply_overrides, make_config
+from muki.config import make_config
+from muki.overrides import apply_overrides
 
 
 def test_the_run_folder_holds_what_the_readme_says_and_no_checkpoints(finished: Folder):

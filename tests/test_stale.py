@@ -67,6 +67,21 @@ def test_a_student_of_earlier_settings_is_not_reported_as_one_of_the_new(tmp_pat
     assert said in invoke("report", root).stderr
 
 
+def test_a_student_whose_start_was_moved_or_copied_is_reported(tmp_path: Path, finished: Folder, teachers: list[Path]):
+    root = Path(shutil.copytree(finished.root, tmp_path / "run"))
+    record = json.loads((root / "training.json").read_text(encoding="utf-8"))
+    start = record["settings"]["student"]["model"]
+    for place in (str(tmp_path / "gone"), shutil.copytree(start, tmp_path / "copy")):
+        record["settings"]["student"]["model"] = str(place)
+        (root / "training.json").write_text(json.dumps(record), encoding="utf-8")
+        works("report", root)
+    record["settings"]["student"]["model"] = str(teachers[0])
+    (root / "training.json").write_text(json.dumps(record), encoding="utf-8")
+    refused = invoke("report", root)
+    assert refused.exit_code == 2
+    assert f"other settings (student.model {teachers[0]} there, {start} here); run `muki train" in refused.stderr
+
+
 def test_to_see_whether_supervision_is_stale_nothing_is_made_anew(tmp_path: Path, teachers: list[Path], encoder: Path):
     texts = [f"{word} {i}" for i, word in enumerate(WORDS.split() * 4)]
     settings: dict[str, Any] = {**QUICK, "method": "muki-plus"}

@@ -18,8 +18,8 @@ SOURCE = Path(muki.__file__).parent
 ROOMS = [
     "errors", "validation", "files", "formulas", "certainty", "arrow", "hashing", "processes", "compute",
     "checkpoints", "tokenization", "hidden_states", "progress", "labels", "texts", "batches", "teachers", "routing",
-    "methods", "config", "run_folder", "scored", "engines", "view", "integration", "student", "stale", "predict",
-    "evaluation", "report", "finetuning", "preparation", "pipeline", "explanation", "explain", "inspection",
+    "methods", "overrides", "config", "run_folder", "scored", "engines", "view", "integration", "student", "stale",
+    "predict", "evaluation", "report", "finetuning", "preparation", "pipeline", "explanation", "explain", "inspection",
     "publishing", "experiments", "api", "demo", "cli_base", "cli_look", "cli", "__main__",
 ]  # fmt: skip
 

@@ -27,6 +27,7 @@ def integrate(
     test: str | Path | Mapping[str, Any] | Iterable[Any] | None = None,
     method: str | Method | Mapping[str, Any] = DEFAULT_METHOD,
     max_length: int = 128,
+    scoring: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     **training: Any,
 ) -> Result:
@@ -45,6 +46,7 @@ def integrate(
         test: labelled texts, for evaluation only, as `texts`; mappings have a `label` beside the text.
         method: a preset's name, a `muki.Method`, or its fields.
         max_length: tokens per text, for teachers (unless a mapping says otherwise) and student.
+        scoring: how teachers are run, as in the run file (`{"batch_tokens": 1024}` where memory is short).
         trust_remote_code: run code that comes with checkpoints.
         **training: `epochs`, `learning_rate`, `batch_size`, `seed`, and every field of `TrainingArguments`.
 
@@ -54,6 +56,10 @@ def integrate(
     Raises:
         MukiError: something in the input cannot be used; see the subclasses in `muki.errors`.
     """
+    if isinstance(teachers, (str, Path)) or not isinstance(teachers, Iterable):
+        raise ConfigError(
+            f'muki.integrate: teachers is {teachers!r}; expected two or more in a list: ["teachers/a", "teachers/b"]'
+        )
     entries: list[dict[str, Any]] = []
     loaded: dict[str, Callable[..., Teacher]] = {}
     for number, teacher in enumerate(teachers, 1):
@@ -73,6 +79,7 @@ def integrate(
         "student": {"max_length": max_length, **(student if isinstance(student, Mapping) else {"model": str(student)})},
         "texts": pool_section,
         "method": method if isinstance(method, (str, Mapping)) else method.model_dump(),
+        "scoring": dict(scoring or {}),
         "training": training,
         "output": str(output),
         "trust_remote_code": trust_remote_code,

@@ -33,19 +33,32 @@ def tokenize(
 
 
 def require_known_tokens(
-    encodings: Sequence[Encoding], model: PreTrainedModel, who: str, error: type[MukiError]
+    tokenizer: PreTrainedTokenizerBase,
+    encodings: Sequence[Encoding],
+    model: PreTrainedModel,
+    who: str,
+    error: type[MukiError],
 ) -> None:
     """Refuse tokens that the model has no embedding for; it would fail in the middle, on a GPU beyond recognition.
 
     Args:
-        encodings: of the texts.
+        tokenizer: whose padding token will fill the batches.
+        encodings: of the texts; none to look at the padding token alone.
         model: that is to read them.
         who: for the message, such as "teacher 'a'".
         error: what is raised.
     """
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
     largest = max((max(encoding["input_ids"], default=0) for encoding in encodings), default=0)
-    if known is not None and largest >= known:
+    if known is None:
+        return
+    if (tokenizer.pad_token_id or 0) >= known:
+        raise error(
+            f"{who}: its tokenizer pads with token {tokenizer.pad_token_id} ({tokenizer.pad_token}), and its model has "
+            f"embeddings for {known} tokens only; give the tokenizer that the model was trained with, or one that pads "
+            "with a token the model knows (tokenizer.pad_token = tokenizer.eos_token, then save_pretrained)"
+        )
+    if largest >= known:
         raise error(
             f"{who}: its tokenizer makes token {largest} of a text, and its model has embeddings for {known} tokens "
             "only; give the tokenizer that the model was trained with (tokenizer.save_pretrained into its folder)"

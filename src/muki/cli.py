@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from muki import cli_look
-from muki.cli_base import CurrentRun as _Run, Run, config_of, guarded, one_speaks, trained_student
+from muki.cli_base import CurrentRun, Run, config_of, guarded, one_speaks, trained_student
 from muki.errors import ConfigError
 
 app = typer.Typer(
@@ -88,7 +88,8 @@ def integrate(
 
     Example: muki integrate -t teachers/a -t teachers/b --student BASE --texts pool.jsonl --test test.jsonl -o run
     """
-    from muki.config import apply_overrides, make_config
+    from muki.config import make_config
+    from muki.overrides import apply_overrides
 
     content: dict[str, Any] = {
         "teachers": [{"model": model, "max_length": max_length} for model in teacher],
@@ -119,9 +120,8 @@ def run(
 
 def _run(config: Any) -> None:
     from muki.pipeline import run_all
-    from muki.run_folder import RunFolder
 
-    _Run.config = RunFolder(Path(config.output)).config
+    CurrentRun.names(config)
     result = run_all(config)
     _show(result.folder, result.metrics)
 
@@ -152,6 +152,11 @@ def score(
         raise ConfigError(f"--engine {engine}: unknown; known: {', '.join(get_args(pipeline.Engine))}")
     if address is not None and engine != "ray":
         raise ConfigError(f"--address {address}: is of a Ray cluster; add --engine ray, or leave it out")
+    if shard_of is not None and processes is not None:
+        raise ConfigError(f"--processes {processes}: with --shard-of each call is one process; leave one of them out")
+    for option, given in (("--processes", processes), ("--shard-of", shard_of)):
+        if engine == "ray" and given is not None:
+            raise ConfigError(f"{option} {given}: with --engine ray the cluster shares the work; leave one of them out")
     part = Part.parse(shard_of) if shard_of else None
     pipeline.score(config, part=part, prepared=prepared, engine=cast(Any, engine), address=address)
 
@@ -265,8 +270,9 @@ def finetune(
 
     Example: muki finetune --base BASE --texts train.jsonl --labels sports,politics -o teachers/a --set epochs=3
     """
-    from muki.config import TrainingConfig, apply_overrides
+    from muki.config import TrainingConfig
     from muki.finetuning import finetune as finetune_texts
+    from muki.overrides import apply_overrides
     from muki.texts import Columns
     from muki.validation import validated
 
@@ -322,7 +328,7 @@ def demo(
     from muki.demo import run_demo
     from muki.run_folder import RunFolder
 
-    _Run.config = RunFolder(output / "run").config
+    CurrentRun.config, CurrentRun.settings = RunFolder(output / "run").config, None
     result = run_demo(output)
     _show(result.folder, result.metrics)
 

@@ -55,9 +55,34 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class CurrentRun:
-    """The run that the command works on, once it is known; for the line that says how to go on."""
+    """The run that the command works on, once it is known; for the line that says how to go on.
+
+    Attributes:
+        config: where its folder keeps its settings.
+        settings: those that the command was called with; None where they are not known yet.
+    """
 
     config: Path | None = None
+    settings: Any = None
+
+    @classmethod
+    def names(cls, settings: Any) -> None:
+        """Remember the run that these settings name."""
+        from muki.run_folder import RunFolder
+
+        cls.config, cls.settings = RunFolder(Path(settings.output)).config, settings
+
+    @classmethod
+    def kept(cls) -> bool:
+        """Whether the folder's settings are those that the command was called with; a refusal leaves earlier ones."""
+        from muki.config import load_config
+
+        if cls.settings is None or cls.config is None:
+            return True
+        try:
+            return bool(load_config(cls.config) == cls.settings)
+        except MukiError:  # made by another version
+            return False
 
     @classmethod
     def known(cls) -> bool:
@@ -75,7 +100,9 @@ def _fail(message: str, code: int, resumable: bool | None = None) -> NoReturn:
     logging.getLogger("muki").debug("", exc_info=True)
     typer.echo(f"muki: {message}", err=True)
     if resumable:
-        typer.echo(f"What is done stays. To continue: muki run {shlex.quote(str(CurrentRun.config))}", err=True)
+        earlier = "" if CurrentRun.kept() else " with the settings of before"
+        command = f"muki run {shlex.quote(str(CurrentRun.config))}"
+        typer.echo(f"What is done stays. To continue{earlier}: {command}", err=True)
     raise typer.Exit(code)
 
 
@@ -126,5 +153,7 @@ def config_of(run: Path, overrides: list[str] | None = None, *, only_looks: bool
     if file.name == "config.yaml" and RunFolder(file.parent).is_run and not moved:
         config.output = str(file.parent)  # a run's own file: the run is wherever its folder was moved to
     config = config.absolute()
-    CurrentRun.config = None if only_looks else RunFolder(Path(config.output)).config
+    CurrentRun.config = None
+    if not only_looks:
+        CurrentRun.names(config)
     return config

@@ -22,6 +22,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from muki.errors import ConfigError
 from muki.files import require_local, write_text
 from muki.methods import DEFAULT_METHOD, PRESETS, Method, changed, preset_name
+from muki.overrides import apply_overrides
 from muki.validation import nearest, validated
 
 IN_MEMORY = "(in memory)"
@@ -239,10 +240,13 @@ class RunConfig(_Section):
     def _name_teachers(self) -> RunConfig:
         """Give every teacher a name of its own, from its folder's."""
         given = [teacher.name for teacher in self.teachers if teacher.name]
-        twice = sorted({name for name in given if given.count(name) > 1})
+        folded = [name.casefold() for name in given]  # each names a folder, and some systems tell no case
+        twice = sorted({name for name, plain in zip(given, folded, strict=True) if folded.count(plain) > 1})
         if twice:
-            raise ValueError(f"teachers: name '{twice[0]}' is given twice; names must differ")
-        taken = set(given)
+            raise ValueError(
+                f"teachers: name '{twice[0]}' is given twice; names must differ, and not in upper and lower case alone"
+            )
+        taken = set(folded)
         for teacher in self.teachers:
             if teacher.name is None:
                 base = Path(teacher.model).name or "teacher"
@@ -251,12 +255,20 @@ class RunConfig(_Section):
                     f"{Path(teacher.model).parent.name}-{base}".strip("-"),
                     *(f"{base}-{i}" for i in range(2, 99)),
                 ]
-                teacher.name = next(name for name in choices if name not in taken)
-                taken.add(teacher.name)
+                teacher.name = next(name for name in choices if name.casefold() not in taken)
+                taken.add(teacher.name.casefold())
             if teacher.name != Path(teacher.name).name or teacher.name.startswith("."):
                 raise ValueError(
                     f"teachers: name '{teacher.name}' cannot name a folder; leave out '/' and a leading '.'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _prefix_of_merged(self) -> RunConfig:
+        """A student that is the average of its teachers reads texts as they all do."""
+        prefixes = {teacher.prefix for teacher in self.teachers}
+        if self.method.student == "merged" and not self.student.prefix and len(prefixes) == 1:
+            self.student.prefix = prefixes.pop()
         return self
 
     @property
@@ -309,39 +321,3 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 def make_config(content: Mapping[str, Any], source: str) -> RunConfig:
     """Check the content of a run file; `source` names it in messages."""
     return validated(RunConfig, content, source)
-
-
-_SHORT = {
-    "teachers": TeacherConfig.needed, "student": StudentConfig.needed, "texts": TextsConfig.needed,
-    "test": TestConfig.needed,
-}  # fmt: skip
-
-
-def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Apply `training.epochs=2`-style overrides; values are read as YAML, list items by number (`teachers.0.prefix=…`).
-
-    Raises:
-        ConfigError: an override without `=`, or a path through something that is not a mapping or list.
-    """
-    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(content)))
-    for override in overrides:
-        path, separator, raw = override.partition("=")
-        if not separator or not path:
-            raise ConfigError(f"--set {override}: expected key=value, e.g. training.epochs=2")
-        *parents, last = path.split(".")
-        place: Any = result
-        if parents == ["method"] and isinstance(result.get("method", DEFAULT_METHOD), str):
-            result["method"] = {"preset": result.get("method", DEFAULT_METHOD)}
-        try:
-            for key in parents:
-                index: Any = int(key) if isinstance(place, list) else key
-                here = place[index] if isinstance(place, list) else place.setdefault(index, {})
-                if here is None:  # a section that is there but empty
-                    place[index] = here = {}
-                if isinstance(here, str) and parents[0] in _SHORT:  # a section that is written as its path alone
-                    place[index] = here = {_SHORT[parents[0]]: here}
-                place = here
-            place[int(last) if isinstance(place, list) else last] = yaml.safe_load(raw)
-        except (ValueError, IndexError, AttributeError, TypeError, yaml.YAMLError):
-            raise ConfigError(f"--set {override}: there is no '{path}' to set") from None
-    return result

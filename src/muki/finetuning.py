@@ -126,18 +126,28 @@ def _train(model: Any, tokenizer: Any, items: list[dict[str, Any]], training: Tr
     import torch
     from transformers import DataCollatorWithPadding
 
-    from muki.student.trainer import GroupingTrainer, quiet, require_finite, steps_per_epoch, training_arguments
+    from muki.student.trainer import (
+        GroupingTrainer,
+        quiet,
+        refusing,
+        require_built,
+        require_finite,
+        steps_per_epoch,
+        training_arguments,
+    )
 
     with tempfile.TemporaryDirectory() as scratch:
         args = training_arguments(training, Path(scratch), steps_per_epoch(len(items), training), evaluate=False)
         args.label_names, args.save_strategy = ["labels"], "no"
-        trainer = GroupingTrainer(
-            model=model,
-            args=args,
-            train_dataset=items,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            processing_class=tokenizer,
-        )
+        with refusing():
+            trainer = GroupingTrainer(
+                model=model,
+                args=args,
+                train_dataset=items,
+                data_collator=DataCollatorWithPadding(tokenizer),
+                processing_class=tokenizer,
+            )
+        require_built(trainer)
         quiet(trainer, f"fine-tuning {output.name}")
         try:
             trainer.train()

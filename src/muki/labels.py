@@ -160,8 +160,8 @@ def rename(teacher: str, labels: Sequence[str], aliases: Mapping[str, str]) -> t
         lines = "\n".join(f"        {label}: <name>" for label in generic)
         raise LabelError(
             f"teacher '{teacher}': label names {', '.join(generic)} say nothing, and would be merged with another "
-            "teacher's; name them in the run file (`muki inspect --init` writes one):\n    - model: ...\n"
-            f"      labels:\n{lines}"
+            "teacher's; name them in the run file (`muki inspect --init` writes one; muki.wrap_teacher takes the "
+            f"names of a loaded model):\n    - model: ...\n      labels:\n{lines}"
         )
     check_distinct(teacher, renamed)
     return renamed

@@ -91,7 +91,7 @@ class Classifier:
             StudentError: a logit is no number, or the tokenizer has tokens that the model does not know.
         """
         encodings = tokenize(self.tokenizer, texts, self.max_length, self.prefix)
-        require_known_tokens(encodings, self.model, f"model '{self.model.name_or_path}'", StudentError)
+        require_known_tokens(self.tokenizer, encodings, self.model, f"model '{self.model.name_or_path}'", StudentError)
         logits = np.zeros((len(texts), len(self.labels)))
         for index, batch in length_batches(self.tokenizer, encodings, batch_tokens):
             with torch.inference_mode():

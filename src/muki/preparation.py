@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muki.checkpoints import quiet_transformers
 from muki.config import IN_MEMORY, RunConfig, TeacherConfig, TestConfig, TextsConfig
 from muki.errors import ConfigError
 from muki.files import clear_leftovers
 from muki.labels import LabelSpace, alike
-from muki.processes import launched
 from muki.run_folder import RunFolder, Split
 from muki.scored import texts_of
 from muki.texts import Columns, TextShards, cutting, read
@@ -42,6 +40,7 @@ class Sources:
 def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
     """Claim the run folder, cut the texts, look at every teacher: one process at a time."""
     from muki.engines.work import ScoringSettings
+    from muki.student.rehearsal import rehearse
     from muki.teachers.records import label_space, save_records
     from muki.teachers.survey import survey
 
@@ -58,7 +57,7 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
         keep, one_base = ScoringSettings.of(config).keep, config.method.student == "merged"
         records = survey(factories, models, passes=config.method.passes, keep=keep, one_base=one_base)
         space = label_space(records)
-        check_ahead(config, space)
+        rehearse(config, space)
         cut_texts(config, run, sources, space)
         config.save(run.config)  # only now: what cannot work must not replace what finished work was made with
         save_records(run.teachers, records)
@@ -69,24 +68,6 @@ def prepare(config: RunConfig, run: RunFolder, sources: Sources) -> None:
             "labels: '%s' of %s and '%s' of %s look like one class and stay two; `muki inspect` says how to merge them",
             one.first, one.by, one.label, one.teacher,
         )  # fmt: skip
-
-
-def check_ahead(config: RunConfig, space: LabelSpace) -> None:
-    """Find now what would stop the training, after hours of scoring.
-
-    Raises:
-        StudentError: the student cannot be loaded, or transformers refuses the training settings.
-    """
-    from muki.student.model import load_student
-    from muki.student.trainer import training_arguments
-
-    if config.method.student == "trained" or config.method.refines:
-        with quiet_transformers():
-            load_student(config.student.model, space.labels, seed=0, trust_remote_code=config.trust_remote_code)
-    if not launched():  # they would start a process group and wait for each other
-        training_arguments(
-            config.training, Path(config.output) / "checkpoints", 1, evaluate=config.training.holdout > 0
-        )
 
 
 def cut_texts(config: RunConfig, run: RunFolder, sources: Sources, space: LabelSpace) -> dict[Split, TextShards]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from muki.checkpoints import folder_fingerprint
 from muki.config import IN_MEMORY, RunConfig, load_config
 from muki.errors import RunFolderError, StaleError
 from muki.files import is_remote, read_json
@@ -137,8 +138,19 @@ def _changed_method(config: RunConfig, run: RunFolder) -> str:
 
 
 def _changed_training(config: RunConfig, run: RunFolder) -> str:
-    there = (read_json(run.training) or {}).get("settings")
-    return "" if there is None else _changed(there, training_settings(config.student, config.training))
+    there, here = (read_json(run.training) or {}).get("settings"), training_settings(config.student, config.training)
+    if there is None:
+        return ""
+    if _same_checkpoint(there["student"]["model"], config.student.model):
+        there["student"]["model"] = here["student"]["model"]
+    return _changed(there, here)
+
+
+def _same_checkpoint(before: str, now: str) -> bool:
+    """Whether a student's start was only moved or copied; one that is gone from where it was counts as moved."""
+    if not Path(before).is_absolute():
+        return before == now
+    return not Path(before).exists() or folder_fingerprint(before) == folder_fingerprint(now)
 
 
 def _changed(there: dict[str, Any], here: dict[str, Any]) -> str:

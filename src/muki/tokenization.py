@@ -44,7 +44,7 @@ def ensure_padding(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig 
 def require_padding(
     tokenizer: PreTrainedTokenizerBase, who: str, error: type[MukiError], config: PreTrainedConfig | None = None
 ) -> None:
-    """As `ensure_padding`, and refuse a tokenizer for which there is neither a padding token nor an end token.
+    """As `ensure_padding`, and refuse a tokenizer without padding and end token, or without an attention mask.
 
     Args:
         tokenizer: is changed.
@@ -57,6 +57,12 @@ def require_padding(
         raise error(
             f"{who}: its tokenizer has neither a padding token nor an end token; set one "
             "(tokenizer.pad_token = ...) and save the tokenizer in that folder"
+        )
+    if "attention_mask" not in tokenizer.model_input_names:
+        raise error(
+            f"{who}: its tokenizer gives no attention mask (model_input_names: "
+            f"{', '.join(tokenizer.model_input_names)}), so that its answer for a text would depend on the padding of "
+            "the batch; choose a model that takes one"
         )
     if lacking:
         logger.warning("%s: no padding token; using %r", who, tokenizer.pad_token)

@@ -93,17 +93,33 @@ class Encoder:
             StudentError: a token is unknown to the model, or a number is not finite.
         """
         encodings = tokenize(self.tokenizer, texts, self.max_length, self.prefix)
-        require_known_tokens(encodings, self.model, "student", StudentError)
+        require_known_tokens(self.tokenizer, encodings, self.model, "student", StudentError)
         result: NDArray[np.float16] | None = None
         for index, batch in length_batches(self.tokenizer, encodings, batch_tokens):
-            with torch.inference_mode():
-                inputs = {key: value.to(self.model.device) for key, value in batch.items()}
-                states = self.model(**inputs).last_hidden_state
-                vectors_ = finite_unit_length(mean_state(states, inputs["attention_mask"])).cpu().numpy()
+            vectors_ = self._encode_batch(batch)
             if result is None:
                 result = np.zeros((len(texts), vectors_.shape[-1]), dtype=np.float16)
             result[index] = vectors_
         return np.zeros((0, 1), dtype=np.float16) if result is None else result
+
+    def _encode_batch(self, batch: dict[str, torch.Tensor]) -> NDArray[np.float32]:
+        try:
+            with torch.inference_mode():
+                inputs = {key: value.to(self.model.device) for key, value in batch.items()}
+                states = self.model(**inputs).last_hidden_state
+                vectors_: NDArray[np.float32] = (
+                    finite_unit_length(mean_state(states, inputs["attention_mask"])).cpu().numpy()
+                )
+        except torch.OutOfMemoryError as error:
+            raise StudentError(
+                f"student: its encoder is out of memory ({first_line(error)}); set student.max_length lower"
+            ) from error
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise StudentError(
+                f"student: its encoder fails on a batch of texts ({type(error).__name__}: {first_line(error)}); a text "
+                "may hold what this model does not take"
+            ) from error
+        return vectors_
 
 
 def _require_encoder_class(config: Any, name: str) -> None:

@@ -140,7 +140,8 @@ def _usable(path: Path, wanted: MadeFrom) -> TeacherOutputs:
 
 def _gold(texts: TextShards, shard: Shard, space: LabelSpace) -> dict[int, int]:
     """The gold label of each row of one shard as an index into the union; -1 outside it."""
-    return {text.row: space.label2id.get(text.label or "", -1) for text in texts.read(shard)}
+    ids = space.label2id
+    return {text.row: ids.get(text.label or "", -1) for text in texts.read(shard)}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from muki.batches import require_known_tokens
 from muki.checkpoints import (
     load_student_model,
     loading,
@@ -51,6 +52,7 @@ def load_student(
             trust_remote_code=trust_remote_code,
         )
     ensure_padding(tokenizer, student.config)
+    require_known_tokens(tokenizer, [], student, f"student '{model}'", StudentError)
     _fresh_head(student, seed)
     return student, tokenizer
 

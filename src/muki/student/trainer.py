@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from muki import compute
 from muki.config import TrainingConfig
-from muki.errors import StudentError
-from muki.processes import world_size
+from muki.errors import MukiError, StudentError, first_line
+from muki.processes import launched, world_size
 from muki.progress import progress
 from muki.student.data import LengthGrouped
 
@@ -82,7 +84,11 @@ class ProgressLine(TrainerCallback):
 
 def steps_per_epoch(texts: int, training: TrainingConfig) -> int:
     """Optimiser steps in which so many texts are read once, by all processes together."""
-    accumulate = int(training.passed_through.get("gradient_accumulation_steps", 1))
+    accumulate = training.passed_through.get("gradient_accumulation_steps", 1)
+    if type(accumulate) is not int or accumulate < 1:
+        raise StudentError(
+            f"training: gradient_accumulation_steps is {accumulate}; expected a whole number of 1 or more"
+        )
     return math.ceil(texts / (training.batch_size * accumulate * world_size() * compute.replicas()))
 
 
@@ -133,6 +139,32 @@ def training_arguments(training: TrainingConfig, folder: Path, steps: int, evalu
         return TrainingArguments(**{**settings, **given})
     except (ValueError, TypeError, ImportError) as error:
         raise StudentError(f"training: transformers refuses these settings ({' '.join(str(error).split())})") from error
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what transformers raises of settings, while it builds what they ask for, into one clear error."""
+    try:
+        yield
+    except (MukiError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise StudentError(
+            f"training: transformers refuses these settings ({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+def require_built(trainer: Trainer) -> None:
+    """Let transformers build optimiser and schedule now, and drop them: it finds out much of what is wrong only then.
+
+    Raises:
+        StudentError: it cannot.
+    """
+    if launched():  # what some launchers put in their place is built once, with the model's parts
+        return
+    with refusing():
+        trainer.create_optimizer_and_scheduler(num_training_steps=1)
+    trainer.optimizer = trainer.lr_scheduler = None
 
 
 def require_finite(model: Any, training: TrainingConfig) -> None:

@@ -27,7 +27,15 @@ from muki.student.head import fit_head
 from muki.student.model import load_student
 from muki.student.objectives import make_objective
 from muki.student.saving import is_saved, save_student
-from muki.student.trainer import IntegrationTrainer, quiet, require_finite, steps_per_epoch, training_arguments
+from muki.student.trainer import (
+    IntegrationTrainer,
+    quiet,
+    refusing,
+    require_built,
+    require_finite,
+    steps_per_epoch,
+    training_arguments,
+)
 from muki.texts import TextShards
 from muki.tokenization import usable_length
 
@@ -66,7 +74,7 @@ def train_student(
     )
     max_length = usable_length(model.config, tokenizer, student.max_length, "student")
     encodings = tokenize(tokenizer, list(texts), max_length, student.prefix)
-    require_known_tokens(encodings, model, f"student '{student.model}'", StudentError)
+    require_known_tokens(tokenizer, encodings, model, f"student '{student.model}'", StudentError)
     train_index, holdout_index = split_holdout(supervision.rows, training.holdout, training.seed)
     resume = _matching_checkpoint(run.checkpoints, key)
     minimised = make_objective(config.method.objective, model, supervision, space, training.seed)
@@ -143,15 +151,17 @@ def _trainer(
     checkpoints: Path,
 ) -> IntegrationTrainer:
     args = training_arguments(training, checkpoints, steps_per_epoch(len(train), training), evaluate=len(held_out) > 0)
-    trainer = IntegrationTrainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=held_out if len(held_out) else None,
-        data_collator=SupervisionCollator(tokenizer),
-        processing_class=tokenizer,
-        objective=objective,
-    )
+    with refusing():
+        trainer = IntegrationTrainer(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=held_out if len(held_out) else None,
+            data_collator=SupervisionCollator(tokenizer),
+            processing_class=tokenizer,
+            objective=objective,
+        )
+    require_built(trainer)
     quiet(trainer, "training")
     if training.patience and len(held_out):
         trainer.add_callback(EarlyStoppingCallback(training.patience))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from muki import compute
+from muki.batches import require_known_tokens
 from muki.checkpoints import (
     is_adapter,
     load_classifier,
@@ -175,6 +176,7 @@ def wrap_teacher(
     own_labels = label_names(model.config)
     renamed = rename(name, own_labels, labels or {})
     require_padding(tokenizer, f"teacher '{name}'", TeacherError, model.config)
+    require_known_tokens(tokenizer, [], model, f"teacher '{name}'", TeacherError)
     content = content_fingerprint(model, tokenizer)
     if dropout_override is not None:
         model = with_dropout(model, dropout_override)

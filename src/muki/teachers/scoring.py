@@ -26,7 +26,7 @@ from muki.texts import Text
 SCORING_VERSION = 2  # raise when the numbers for the same teacher, texts and settings change
 
 
-_PROBES = 8  # rows of the batch that proves dropout; each has masks of its own
+_PROBES = 8  # rows that prove dropout; each has masks of its own, and one alone may come out the same by chance
 _NAMED_ROWS = 8  # of a batch that a message names
 
 
@@ -85,13 +85,13 @@ def score_texts(
         outputs in the order of `texts`.
 
     Raises:
-        DropoutError: `passes` > 0 and two dropout passes over the first batch agree.
+        DropoutError: two dropout passes over the first texts agree; of fewer than eight texts nothing is said.
         TeacherError: a token is unknown to the model, memory does not suffice, a logit is not a number, or the model
             cannot give what is to be kept.
     """
     plan = passes if isinstance(passes, Passes) else Passes(passes)
     encodings = tokenize(teacher.tokenizer, texts, teacher.max_length, teacher.prefix)
-    require_known_tokens(encodings, teacher.model, f"teacher '{teacher.name}'", TeacherError)
+    require_known_tokens(teacher.tokenizer, encodings, teacher.model, f"teacher '{teacher.name}'", TeacherError)
     rows = np.array([text.row for text in texts], dtype=np.int64)
     logits = np.zeros((len(texts), len(teacher.labels)), dtype=np.float32)
     kept: dict[str, NDArray[np.float16]] = {}
@@ -123,26 +123,26 @@ def _draw(
     masks = teacher.masks
     mask_seed = int(fingerprint(plan.seed, teacher.fingerprint)[:16], 16)
     undecided = np.arange(n)
-    proven = plan.most < 2
+    firsts: list[NDArray[np.float32]] = []  # logits of the first two passes, until there are enough to compare
+    seconds: list[NDArray[np.float32]] = []
+    unproven = _PROBES if plan.most > 1 else 0  # rows still to be compared
     with dropout_on(teacher.passes_model), torch.random.fork_rng():
         for numbers in plan.rounds():
             chosen = [encodings[i] for i in undecided.tolist()]
             for place, batch in length_batches(teacher.tokenizer, chosen, batch_tokens):
                 index = undecided[place]
-                first_two: list[NDArray[np.float32]] = []
                 for number in numbers:
                     keys = pass_keys(mask_seed, rows[index], number)
                     torch.manual_seed(int(keys[0] >> np.uint64(1)))  # for the rare dropout that no mask can reach
                     with masks.batch(keys):
                         drawn = _forward(teacher, teacher.passes_model, batch, rows[index])
                     draws[index, number] = softmax(drawn)
-                    if number < 2:
-                        first_two.append(drawn)
+                    if unproven and number < 2:
+                        (firsts, seconds)[number].append(drawn)
                     if advance:
                         advance(len(index))
-                if not proven:
-                    require_spread(first_two[0], first_two[1], teacher.model, teacher.name)
-                    proven = True
+                if unproven and (unproven := max(0, unproven - len(index))) == 0:
+                    require_spread(np.concatenate(firsts), np.concatenate(seconds), teacher.model, teacher.name)
             counts[undecided] = numbers.stop
             if plan.tolerance is None or numbers.stop >= plan.most:
                 continue
