@@ -39,6 +39,7 @@ def rehearse(config: RunConfig, space: LabelSpace) -> None:
         if config.method.student == "trained" and not launched():
             _require_readable(model, tokenizer, config)
             _require_settings(model, tokenizer, config)
+        model.cpu()  # where the trainer has put it on an accelerator, the teachers need the room
 
 
 def _require_readable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:
