@@ -80,7 +80,9 @@ class CurrentRun:
         if cls.settings is None or cls.config is None:
             return True
         try:
-            return bool(load_config(cls.config) == cls.settings)
+            there = load_config(cls.config)
+            there.output = cls.settings.output  # the folder may have been moved
+            return bool(there == cls.settings)
         except MukiError:  # made by another version
             return False
 
