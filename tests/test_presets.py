@@ -67,6 +67,9 @@ FORMULAS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray], 
     "muki-hard": (mc, hard, False),
     "muki-hard-margin": (mc, hard, True),
     "muki-no-mc": (plain, lambda s: softmax(s, 0.2), True),
+    "muki-soft-no-mc": (plain, lambda s: softmax(s, 0.2), False),
+    "muki-hard-no-mc": (plain, hard, False),
+    "muki-hard-margin-no-mc": (plain, hard, True),
     "vanilla-kd": (energy, softmax, False),
 }
 
