@@ -36,7 +36,8 @@ from muki.experiments.tasks import FOREIGN, DataSet, groups_of, label_groups, ma
 from muki.files import write_json
 from muki.methods import PRESETS
 
-GRIDS = Path(__file__).parent.parent / "benchmarks" / "grids"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+GRIDS, RESULTS = BENCHMARKS / "grids", BENCHMARKS / "results"
 LABELS = ["art", "bank", "chess", "dance"]
 
 
@@ -363,6 +364,14 @@ def test_committed_grids_load_and_name_no_machine(path: Path):
     assert loaded.output == str(GRIDS.resolve() / path.stem)
     assert loaded.results == str(GRIDS.resolve() / ".." / "results" / path.stem)
     assert not re.search(r"[:,+\[ ]/\w", path.read_text())  # an absolute path
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.md")), ids=lambda path: path.parent.name)
+def test_committed_tables_are_those_of_the_committed_records(path: Path):
+    """Plots are files beside a table; what is said of the records must follow from them, to the last digit."""
+    _, *committed = path.read_text(encoding="utf-8").split("\n## ")
+    _, *made = markdown(read_records(path.with_name("results.json"))).split("\n## ")
+    assert committed == made
 
 
 def test_smoke_has_every_preset():

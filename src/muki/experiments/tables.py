@@ -182,8 +182,8 @@ def _gaps(records: Sequence[Record]) -> list[list[str]]:
             led = bool(three[0]) and better(three[2], three[1])
             gap = recovered_gap(*(_mean(one, "accuracy") for one in three)) if led else None
             found += [] if gap is None else [gap]
-            cells.append("–" if gap is None else f"{gap:.2f}{_fewer(three[0], here)}")
-        rows.append([method, *cells, f"{np.mean(found):.2f}" if found else "–"])
+            cells.append("–" if gap is None else _minus(f"{gap:.2f}") + _fewer(three[0], here))
+        rows.append([method, *cells, _minus(f"{np.mean(found):.2f}") if found else "–"])
     return rows
 
 
@@ -232,7 +232,12 @@ def _fewer(records: Sequence[Record], others: Sequence[Record]) -> str:
 
 
 def _signed(value: float, low: float, high: float) -> str:
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
+    return _minus(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
+
+
+def _minus(numbers: str) -> str:
+    """With the sign for minus in the place of hyphens."""
+    return numbers.replace("-", "−")
 
 
 def _markdown_rows(rows: list[list[str]]) -> str:
