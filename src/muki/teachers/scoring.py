@@ -141,7 +141,7 @@ def _draw(
                         (firsts, seconds)[number].append(drawn)
                     if advance:
                         advance(len(index))
-                if unproven and (unproven := max(0, unproven - len(index))) == 0:
+                if unproven and not numbers.start and (unproven := max(0, unproven - len(index))) == 0:
                     require_spread(np.concatenate(firsts), np.concatenate(seconds), teacher.model, teacher.name)
             counts[undecided] = numbers.stop
             if plan.tolerance is None or numbers.stop >= plan.most:
