@@ -107,3 +107,25 @@ def test_the_reference_is_that_of_the_models():
         cwd=docs, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert found == (docs / "reference.md").read_text(encoding="utf-8"), "run `make docs`"
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name after `#`: the headings, in lower case, without punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_of_the_pages_lead_somewhere(page: Path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        where, _, anchor = link.partition("#")
+        if not where.startswith("https://"):
+            target = page.parent / where if where else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
